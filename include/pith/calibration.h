@@ -1,0 +1,56 @@
+// Data computed once per model (`.pithcal`, a safetensors file; see docs/formats.md).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pith/model.h"
+
+namespace pith {
+
+// Called now and then with what is done of what is to do; returning false cancels.
+using Progress = std::function<bool(int64_t done, int64_t total)>;
+
+// Q-Filters (arXiv 2503.02812): one direction per layer and KV head.
+class Calibration {
+ public:
+  // Reads a .pithcal or a published Q-Filters file (safetensors with one tensor `q_filters`
+  // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout).
+  // Throws Error(kNotFound, kIo, kFormat).
+  static Calibration Load(const std::filesystem::path& file);
+  // Writes to a temporary name and renames, so that `file` is old or new but never half.
+  void Save(const std::filesystem::path& file) const;
+
+  // Throws Error(kMismatch) unless shape and, where the file has one, fingerprint are the model's.
+  void CheckFits(const ModelInfo& model) const;
+
+  // Filters in the RoPE layout of `model`, negated as published: an entry's worth is -(filter . key).
+  // [n_layers, n_kv_heads, head_dim] f32
+  std::vector<float> FiltersFor(const ModelInfo& model) const;
+
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
+  std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
+};
+
+struct CalibrateOptions {
+  int n_sequences = 20;
+  int sequence_tokens = 2048;
+  int rows_per_head = 3000;  // queries sampled for the SVD of each query head
+  uint64_t seed = 42;
+  int n_threads = 0;  // 0: one per core
+};
+
+// Runs `texts` (each a document) through the model and computes Q-Filters from its queries.
+// Throws Error(kInvalidArgument) when the texts hold fewer tokens than asked for.
+Calibration Calibrate(const Model& model, std::span<const std::string> texts,
+                      const CalibrateOptions& options, const Progress& progress = {});
+
+}  // namespace pith
