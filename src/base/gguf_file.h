@@ -47,8 +47,8 @@ class GgufFile {
   const ggml_tensor* FindTensor(std::string_view name) const;  // null if there is none
   std::span<const std::byte> TensorBytes(const ggml_tensor& tensor) const;
 
-  const std::string& name() const;                // for messages
-  std::span<const std::byte> bytes() const;       // the whole file
+  const std::string& name() const;                  // for messages
+  std::span<const std::byte> bytes() const;         // the whole file
   std::span<const std::byte> header_bytes() const;  // everything before the tensor data
 
  private:

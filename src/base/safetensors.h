@@ -15,7 +15,7 @@
 namespace pith {
 
 struct SafeTensor {
-  std::string dtype;            // "F32", "F16", "BF16", "F64", "I32", "I64", "U8", ...
+  std::string dtype;  // "F32", "F16", "BF16", "F64", "I32", "I64", "U8", ...
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
 
