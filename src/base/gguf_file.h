@@ -47,6 +47,10 @@ class GgufFile {
   const ggml_tensor* FindTensor(std::string_view name) const;  // null if there is none
   std::span<const std::byte> TensorBytes(const ggml_tensor& tensor) const;
 
+  // Gives the memory of bytes that were copied elsewhere back to the system; they can still be
+  // read.
+  void Release(std::span<const std::byte> bytes) const;
+
   const std::string& name() const;                  // for messages
   std::span<const std::byte> bytes() const;         // the whole file
   std::span<const std::byte> header_bytes() const;  // everything before the tensor data

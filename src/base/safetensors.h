@@ -46,7 +46,9 @@ class SafeTensors {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes atomically; tensors in the map's order, each 8-byte aligned. Throws Error(kIo).
+// Writes atomically, without gaps as the format demands: wide elements first, then by name, so that
+// every tensor is aligned to its element. Throws Error(kIo), or Error(kInvalidArgument) when a
+// tensor's bytes are not what its dtype and shape need.
 void WriteSafeTensors(const std::filesystem::path& file,
                       const std::map<std::string, SafeTensor, std::less<>>& tensors,
                       const std::map<std::string, std::string>& metadata);
