@@ -1,0 +1,51 @@
+# `make` lists what there is. Everything is incremental: the second time is quick and quiet.
+#   GGML_DIR=DIR    a ggml of your own (a prefix, or the folder of ggml-config.cmake)
+#   PREFIX=DIR      where `make install` puts things (default /usr/local)
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+PREFIX ?= /usr/local
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+export GGML_DIR
+export NINJA_STATUS = [%f/%t] 
+ifeq ($(GGML_DIR),)
+unexport GGML_DIR
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check format bench peers install clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1:\2/p' Makefile | awk -F: '{ printf "make %-9s%s\n", $$1, $$2 }'
+
+setup: ## install what is needed: Debian packages, ggml, the default model
+	@scripts/setup.sh
+
+build: setup ## the library, the program, the tests (build/release)
+	@scripts/build.sh release
+
+demo: build ## read a real document, with the full cache and with a compressed one
+	@scripts/demo.sh
+
+test: build ## everything that must pass
+	@ctest --preset release
+
+check: ## format, clang-tidy, sanitizers, fuzzers
+	@scripts/setup.sh --check
+	@scripts/check.sh
+
+format: ## put the sources into the house format
+	@scripts/setup.sh --check
+	@git ls-files '*.h' '*.cc' | xargs clang-format -i
+
+bench: build ## speed and memory, beside llama.cpp if `make peers` was run
+	@scripts/bench.sh
+
+peers: ## install llama.cpp into .venv-peers, to measure against (8 minutes)
+	@scripts/setup.sh --peers
+	@scripts/build.sh release
+
+install: build ## libpith, headers, the program and a CMake package to PREFIX
+	@cmake --install build/release --prefix "$(PREFIX)" | grep -v Up-to-date || true
+
+clean: ## remove build/ (not .venv, .deps, models)
+	@rm -rf build
