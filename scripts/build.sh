@@ -9,7 +9,9 @@ shift
 # and a virtual environment that came or went.
 peers=no
 [ ! -e .deps/stamp/peers ] || peers=$(cat .deps/stamp/peers)
-wanted="${GGML_DIR:-} ${CXX:-} ${CXXFLAGS:-} peers:$peers"
+ggml=none
+[ ! -e .deps/stamp/ggml ] || ggml=$(cat .deps/stamp/ggml)
+wanted="${GGML_DIR:-} ${CXX:-} ${CXXFLAGS:-} peers:$peers ggml:$ggml"
 stamp=build/$preset/.configured
 if [ ! -e "build/$preset/build.ninja" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   log=build/$preset.configure.log

@@ -52,6 +52,7 @@ run_fuzzer() {
   echo "$name: $(sed -n 's/^Done \([0-9]*\) runs.*/\1 runs, no finding/p' "$log")"
 }
 export -f run_fuzzer
+# shellcheck disable=SC2016
 printf '%s\0' "${fuzzers[@]}" | xargs -0 -n 1 -P "$jobs" bash -c 'run_fuzzer "$1"' run
 
 printf '\ncheck: all passed\n'

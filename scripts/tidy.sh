@@ -20,6 +20,7 @@ tidy_one() {
 }
 export -f tidy_one
 
+# shellcheck disable=SC2016
 # Only what the release build compiles: the fuzzers and the example have no commands there.
 git ls-files 'src/*.cc' 'bench/*.cc' 'tests/*.cc' |
   while read -r file; do

@@ -1,0 +1,322 @@
+// llama.cpp measured the way `pith bench` measures pith, and its logits for comparison.
+//
+// A program of its own: it links the libllama and ggml of .venv-peers and nothing of pith, whose
+// ggml is another build.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "llama.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::json;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Arguments {
+  std::string model;
+  std::vector<int> depths = {512};
+  int threads = 2;
+  std::string kv = "f16";
+  int chunk = 512;
+  int decode = 24;
+  bool as_json = false;
+  std::string tokens_file;  // logits mode
+  std::string output;
+};
+
+ggml_type KvType(const std::string& name) {
+  if (name == "f16") return GGML_TYPE_F16;
+  if (name == "q8_0") return GGML_TYPE_Q8_0;
+  if (name == "q4_0") return GGML_TYPE_Q4_0;
+  throw std::runtime_error("--kv is '" + name + "', expected f16, q8_0 or q4_0");
+}
+
+std::string CpuName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) {
+      const size_t start = line.find(": ");
+      return start == std::string::npos ? line : line.substr(start + 2);
+    }
+  }
+  return "unknown";
+}
+
+std::string SimdLevel() {
+  if (ggml_cpu_has_avx512()) return "AVX512";
+  if (ggml_cpu_has_avx2()) return "AVX2";
+  if (ggml_cpu_has_sve()) return "SVE";
+  if (ggml_cpu_has_neon()) return "NEON";
+  return "scalar";
+}
+
+uint64_t PeakResidentBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
+}
+
+// Ordinary tokens in a fixed disorder; speed does not depend on what they say.
+std::vector<llama_token> SomeTokens(int n, int n_vocab) {
+  std::vector<llama_token> tokens(n);
+  uint64_t state = 42;
+  const int first = std::min(1000, n_vocab / 2);
+  for (llama_token& token : tokens) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    token = first + static_cast<int>((state >> 33) % (n_vocab - first));
+  }
+  return tokens;
+}
+
+class Peer {
+ public:
+  Peer(const Arguments& arguments, int n_ctx, bool all_logits) : chunk_(arguments.chunk) {
+    llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+    llama_backend_init();
+    model_.reset(llama_model_load_from_file(arguments.model.c_str(), llama_model_default_params()));
+    if (!model_) throw std::runtime_error("llama.cpp cannot load " + arguments.model);
+
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = n_ctx;
+    params.n_batch = arguments.chunk;
+    params.n_ubatch = arguments.chunk;
+    params.n_outputs_max = all_logits ? 0 : 1;
+    params.n_threads = arguments.threads;
+    params.n_threads_batch = arguments.threads;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.type_k = params.type_v = kv_type_ = KvType(arguments.kv);
+    params.no_perf = true;
+    context_.reset(llama_init_from_model(model_.get(), params));
+    if (!context_) throw std::runtime_error("llama.cpp cannot make a context");
+  }
+
+  int n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model_.get())); }
+  int n_ctx_train() const { return llama_model_n_ctx_train(model_.get()); }
+  int n_read() const { return n_read_; }
+
+  // Seconds to read `tokens` in chunks, logits for the last of each.
+  double Read(std::span<llama_token> tokens) {
+    const auto start = Clock::now();
+    for (size_t i = 0; i < tokens.size(); i += chunk_) {
+      Decode(tokens.subspan(i, std::min<size_t>(chunk_, tokens.size() - i)));
+    }
+    return SecondsSince(start);
+  }
+
+  // Logits after each of `tokens`, at most one chunk of them [n, n_vocab].
+  std::span<const float> ReadWithLogits(std::span<const llama_token> tokens) {
+    const auto n = static_cast<int32_t>(tokens.size());
+    llama_batch batch = llama_batch_init(n, 0, 1);
+    batch.n_tokens = n;
+    for (int32_t i = 0; i < n; ++i) {
+      batch.token[i] = tokens[i];
+      batch.pos[i] = n_read_ + i;
+      batch.n_seq_id[i] = 1;
+      batch.seq_id[i][0] = 0;
+      batch.logits[i] = 1;
+    }
+    const int32_t status = llama_decode(context_.get(), batch);
+    llama_batch_free(batch);
+    if (status != 0) throw std::runtime_error("llama_decode gave " + std::to_string(status));
+    n_read_ += n;
+    return {llama_get_logits(context_.get()), static_cast<size_t>(n) * n_vocab()};
+  }
+
+  // Back to the state after `n` tokens.
+  void Forget(int n) {
+    llama_memory_seq_rm(llama_get_memory(context_.get()), 0, n, -1);
+    n_read_ = n;
+  }
+
+  // Bytes of K and V for `n` tokens of type `type`.
+  uint64_t KvBytes(ggml_type type, int n) const {
+    const int64_t row = int64_t{HeadDim("key_length")} * llama_model_n_head_kv(model_.get());
+    const int64_t value_row =
+        int64_t{HeadDim("value_length")} * llama_model_n_head_kv(model_.get());
+    return (ggml_row_size(type, row) + ggml_row_size(type, value_row)) *
+           llama_model_n_layer(model_.get()) * static_cast<uint64_t>(n);
+  }
+  // llama.cpp allocates all of its context at once.
+  uint64_t AllocatedKvBytes() const {
+    return KvBytes(kv_type_, static_cast<int>(llama_n_ctx(context_.get())));
+  }
+  uint64_t F16KvBytes(int n) const { return KvBytes(GGML_TYPE_F16, n); }
+
+ private:
+  void Decode(std::span<llama_token> tokens) {
+    const int32_t status = llama_decode(
+        context_.get(), llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
+    if (status != 0) throw std::runtime_error("llama_decode gave " + std::to_string(status));
+    llama_synchronize(context_.get());
+    n_read_ += static_cast<int>(tokens.size());
+  }
+
+  int HeadDim(const std::string& key) const {
+    char architecture[64] = "";
+    char value[32] = "";
+    llama_model_meta_val_str(model_.get(), "general.architecture", architecture,
+                             sizeof(architecture));
+    const std::string name = std::string(architecture) + ".attention." + key;
+    if (llama_model_meta_val_str(model_.get(), name.c_str(), value, sizeof(value)) > 0) {
+      return std::atoi(value);
+    }
+    return llama_model_n_embd(model_.get()) / llama_model_n_head(model_.get());
+  }
+
+  struct Free {
+    void operator()(llama_model* model) const { llama_model_free(model); }
+    void operator()(llama_context* context) const { llama_free(context); }
+  };
+  int chunk_;
+  int n_read_ = 0;
+  ggml_type kv_type_ = GGML_TYPE_F16;
+  std::unique_ptr<llama_model, Free> model_;
+  std::unique_ptr<llama_context, Free> context_;
+};
+
+json Measure(const Arguments& arguments) {
+  const int deepest = *std::max_element(arguments.depths.begin(), arguments.depths.end());
+  Peer peer(arguments, deepest + arguments.decode, /*all_logits=*/false);
+  std::vector<llama_token> tokens = SomeTokens(deepest + arguments.decode, peer.n_vocab());
+
+  // Pages of the weights come in, threads start.
+  peer.Read(std::span(tokens).first(std::min<size_t>(32, tokens.size())));
+  peer.Forget(0);
+
+  json records = json::array();
+  for (const int depth : arguments.depths) {
+    const int from = peer.n_read();
+    const double seconds = peer.Read(std::span(tokens).subspan(from, depth - from));
+
+    std::vector<double> steps;
+    for (int i = 0; i < arguments.decode; ++i) {
+      steps.push_back(peer.Read(std::span(tokens).subspan(depth + i, 1)));
+    }
+    peer.Forget(depth);
+    std::sort(steps.begin(), steps.end());
+
+    records.push_back({{"engine", "llama.cpp"},
+                       {"kv", arguments.kv},
+                       {"depth", depth},
+                       {"keep", "100%"},
+                       {"prefill_from", from},
+                       {"prefill_tps", (depth - from) / seconds},
+                       {"decode_ms", 1e3 * steps[steps.size() / 2]},
+                       {"kv_bytes", peer.AllocatedKvBytes()},
+                       {"kv_bytes_full", peer.F16KvBytes(depth)},
+                       {"peak_rss_bytes", PeakResidentBytes()},
+                       {"threads", arguments.threads},
+                       {"simd", SimdLevel()},
+                       {"cpu", CpuName()}});
+  }
+  return records;
+}
+
+// One safetensors file with `logits` F32 [n_tokens, n_vocab].
+void WriteLogits(const Arguments& arguments) {
+  std::ifstream input(arguments.tokens_file);
+  json parsed = json::parse(input);
+  const auto tokens =
+      (parsed.is_object() ? parsed.at("ids") : parsed).get<std::vector<llama_token>>();
+  if (tokens.empty()) throw std::runtime_error(arguments.tokens_file + " holds no tokens");
+
+  Peer peer(arguments, static_cast<int>(tokens.size()), /*all_logits=*/true);
+  const uint64_t n_bytes = uint64_t{tokens.size()} * peer.n_vocab() * sizeof(float);
+  const json header = {{"logits",
+                        {{"dtype", "F32"},
+                         {"shape", {tokens.size(), peer.n_vocab()}},
+                         {"data_offsets", {0, n_bytes}}}}};
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = text.size();
+
+  std::ofstream output(arguments.output, std::ios::binary);
+  output.write(reinterpret_cast<const char*>(&length), sizeof(length));
+  output.write(text.data(), static_cast<std::streamsize>(text.size()));
+  for (size_t i = 0; i < tokens.size(); i += arguments.chunk) {
+    const std::span<const float> logits = peer.ReadWithLogits(
+        std::span(tokens).subspan(i, std::min<size_t>(arguments.chunk, tokens.size() - i)));
+    output.write(reinterpret_cast<const char*>(logits.data()),
+                 static_cast<std::streamsize>(logits.size_bytes()));
+  }
+  if (!output.flush()) throw std::runtime_error("cannot write " + arguments.output);
+}
+
+int Run(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app("llama.cpp measured as `pith bench` measures pith");
+  app.add_option("-m", arguments.model, "GGUF model")->required();
+  app.add_option("-d", arguments.depths, "depths, rising")->delimiter(',');
+  app.add_option("-t", arguments.threads, "threads");
+  app.add_option("--kv", arguments.kv, "type of K and V: f16, q8_0, q4_0");
+  app.add_option("--chunk", arguments.chunk, "tokens read at once");
+  app.add_option("--decode", arguments.decode, "steps, of which the median counts");
+  app.add_flag("--json", arguments.as_json, "records instead of a table");
+  auto* tokens = app.add_option("--logits", arguments.tokens_file,
+                                "write the logits after each token of this JSON list");
+  auto* output = app.add_option("-o", arguments.output, "safetensors file for --logits");
+  tokens->needs(output);
+  output->needs(tokens);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1 ||
+      arguments.depths.front() < 1 ||
+      std::adjacent_find(arguments.depths.begin(), arguments.depths.end(),
+                         std::greater_equal<>()) != arguments.depths.end()) {
+    std::fprintf(stderr, "peer_llama: depths must rise; counts must be at least 1\n");
+    return 2;
+  }
+
+  if (!arguments.tokens_file.empty()) {
+    WriteLogits(arguments);
+    return 0;
+  }
+  const json records = Measure(arguments);
+  if (arguments.as_json) {
+    std::printf("%s\n", records.dump(2).c_str());
+    return 0;
+  }
+  std::printf("%8s %6s %12s %10s %10s %10s\n", "depth", "kv", "prefill t/s", "decode ms", "KV MiB",
+              "RSS MiB");
+  for (const json& record : records) {
+    std::printf("%8d %6s %12.1f %10.2f %10.1f %10.1f\n", record["depth"].get<int>(),
+                arguments.kv.c_str(), record["prefill_tps"].get<double>(),
+                record["decode_ms"].get<double>(), record["kv_bytes"].get<double>() / (1 << 20),
+                record["peak_rss_bytes"].get<double>() / (1 << 20));
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "peer_llama: %s\n", error.what());
+    return 1;
+  }
+}
