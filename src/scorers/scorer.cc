@@ -1,0 +1,44 @@
+#include "scorers/scorer.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "base/fail.h"
+#include "scorers/methods.h"
+
+namespace pith {
+namespace {
+
+struct Method {
+  std::string_view name;
+  std::unique_ptr<Scorer> (*make)(const Plan& plan, const ModelInfo& model);
+};
+
+constexpr std::array kMethods = {
+    Method{"qfilter", MakeQFilter},
+    Method{"knorm", MakeKnorm},
+    Method{"streaming", MakeStreamingLlm},
+    Method{"random", MakeRandom},
+};
+
+}  // namespace
+
+std::vector<std::string> ScorerNames() {
+  std::vector<std::string> names;
+  for (const Method& method : kMethods) names.emplace_back(method.name);
+  return names;
+}
+
+std::unique_ptr<Scorer> MakeScorer(const Plan& plan, const ModelInfo& model) {
+  const auto method = std::find_if(kMethods.begin(), kMethods.end(),
+                                   [&](const Method& m) { return m.name == plan.scorer; });
+  if (method == kMethods.end()) {
+    Fail(ErrorCode::kInvalidArgument, "there is no scorer \"{}\", expected one of {}", plan.scorer,
+         fmt::join(ScorerNames(), ", "));
+  }
+  if (plan.keep.kind == Keep::Kind::kAll) return nullptr;
+  return method->make(plan, model);
+}
+
+}  // namespace pith
