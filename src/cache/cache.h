@@ -1,0 +1,98 @@
+// The ragged KV cache of one session.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/matrix_view.h"
+#include "cache/codec.h"
+#include "cache/layout.h"
+#include "cache/page_pool.h"
+
+namespace pith {
+
+struct CacheShape {
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+};
+
+// What is known of the entries of one (layer, KV head), beside their K and V. Order means nothing.
+struct HeadEntries {
+  int layer = 0;
+  int kv_head = 0;
+  std::span<const int32_t> positions;  // [n]
+  std::span<const float> worth;        // [n]
+};
+
+// Every (layer, KV head) has its own number of entries in its own list of pages. A chunk of tokens
+// is appended between BeginChunk and EndChunk; evicting moves the last entry into the hole.
+class Cache {
+ public:
+  // `limit_bytes`: most that may be allocated, 0 for no limit.
+  Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
+        std::unique_ptr<Codec> value_codec, uint64_t limit_bytes);
+
+  // Makes room for `n_tokens` entries in every head. Throws Error(kMemoryLimit) and changes nothing
+  // when that would exceed the limit.
+  void BeginChunk(int n_tokens, int32_t first_position);
+  // Stores entries first..first+n-1 of the chunk. keys, values [n, head_dim]; worth [n], or empty.
+  // Different heads or different entries may be written by different threads.
+  void Write(int layer, int kv_head, int first, MatrixView<const float> keys,
+             MatrixView<const float> values, std::span<const float> worth);
+  // Positions of the chunk's entries. [n_tokens]
+  std::span<const int32_t> ChunkPositions(int layer, int kv_head) const;
+  // All heads of a layer, the chunk included, for kernels. Valid from BeginChunk to EndChunk.
+  std::span<const HeadView> Views(int layer) const;
+  void EndChunk();      // what was written stays
+  void AbandonChunk();  // as if BeginChunk had not been called
+
+  HeadEntries Entries(int layer, int kv_head) const;
+  int64_t n_entries(int layer, int kv_head) const { return Head(layer, kv_head).count; }
+  // `indices` of Entries(), descending. The order of the remaining entries changes.
+  void Evict(int layer, int kv_head, std::span<const int32_t> indices);
+  // Gives memory that is no longer used back to the system.
+  void Trim();
+
+  // The K and V row of an entry, as kernels see them. key, value: [head_dim]
+  void Read(int layer, int kv_head, int64_t index, float* key, float* value) const;
+
+  const CacheShape& shape() const { return shape_; }
+  uint64_t allocated_bytes() const;  // pages, positions, worths, page lists
+  uint64_t peak_bytes() const { return peak_bytes_; }
+  size_t bytes_per_page() const;  // what another 64 entries of one head take
+  int64_t total_entries() const;
+
+ private:
+  struct HeadStore {
+    std::vector<std::byte*> pages;
+    std::vector<int32_t> positions;  // [count + chunk]
+    std::vector<float> worth;        // [count + chunk]
+    int64_t count = 0;               // without the chunk in flight
+  };
+
+  HeadStore& Head(int layer, int kv_head) { return heads_[layer * shape_.n_kv_heads + kv_head]; }
+  const HeadStore& Head(int layer, int kv_head) const {
+    return heads_[layer * shape_.n_kv_heads + kv_head];
+  }
+  std::byte* ValuePart(std::byte* page) const { return page + key_bytes_; }
+  void Resize(HeadStore& head, int64_t n_entries);
+  void FreePages(HeadStore& head, int64_t n_entries) noexcept;
+  void NotePeak();
+
+  CacheShape shape_;
+  std::unique_ptr<Codec> key_codec_;
+  std::unique_ptr<Codec> value_codec_;
+  size_t key_bytes_;  // of a page
+  uint64_t limit_bytes_;
+  PagePool pool_;
+  std::vector<HeadStore> heads_;  // [n_layers * n_kv_heads]
+  std::vector<HeadView> views_;   // beside heads_, while a chunk is in flight
+  int chunk_tokens_ = 0;
+  uint64_t metadata_bytes_ = 0;
+  uint64_t peak_bytes_ = 0;
+};
+
+}  // namespace pith

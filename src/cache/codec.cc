@@ -1,0 +1,25 @@
+#include "cache/codec.h"
+
+#include "base/fail.h"
+#include "cache/f16_codec.h"
+
+namespace pith {
+namespace {
+
+[[noreturn]] void UnknownCodec(std::string_view what, std::string_view name) {
+  Fail(ErrorCode::kInvalidArgument, "{} codec '{}' is not known; pith has f16", what, name);
+}
+
+}  // namespace
+
+std::unique_ptr<Codec> MakeKeyCodec(std::string_view name) {
+  if (name == "f16") return std::make_unique<F16KeyCodec>();
+  UnknownCodec("key", name);
+}
+
+std::unique_ptr<Codec> MakeValueCodec(std::string_view name) {
+  if (name == "f16") return std::make_unique<F16ValueCodec>();
+  UnknownCodec("value", name);
+}
+
+}  // namespace pith

@@ -1,0 +1,46 @@
+// Pages of one size, taken from the system in chunks of 64 and given back as soon as possible.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+
+namespace pith {
+
+class PagePool {
+ public:
+  // `page_bytes` is rounded up to whole pages of the operating system, so that every free page can
+  // be given back on its own.
+  explicit PagePool(size_t page_bytes);
+  ~PagePool();
+  PagePool(PagePool&& other) noexcept;
+  PagePool& operator=(PagePool&&) = delete;
+
+  // 4096-byte aligned, contents undefined. The lowest free address first, so that the pool shrinks
+  // from its end. Throws Error(kMemoryLimit) when the system has no more.
+  std::byte* Allocate();
+  // `page` must come from Allocate. Its memory stays ready for the next Allocate until Trim.
+  void Free(std::byte* page) noexcept;
+  // Returns the memory of all free pages to the system.
+  void Trim() noexcept;
+
+  size_t page_bytes() const { return page_bytes_; }
+  uint64_t used_bytes() const { return used_pages_ * page_bytes_; }
+  // Held from the system: pages in use and free ones that were not trimmed since.
+  uint64_t allocated_bytes() const { return resident_pages_ * page_bytes_; }
+
+ private:
+  static constexpr int kChunkPages = 64;
+  struct Chunk {
+    uint64_t free = ~uint64_t{0};  // bit i: page i is free
+    uint64_t resident = 0;         // bit i: page i holds memory; set for every used page
+  };
+
+  size_t page_bytes_;
+  uint64_t used_pages_ = 0;
+  uint64_t resident_pages_ = 0;
+  std::map<std::byte*, Chunk> chunks_;  // by base address
+  std::map<std::byte*, Chunk*> open_;   // those with a free page
+};
+
+}  // namespace pith

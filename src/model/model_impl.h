@@ -1,0 +1,19 @@
+// What stands behind pith::Model.
+#pragma once
+
+#include <memory>
+
+#include "model/hparams.h"
+#include "model/weights.h"
+#include "pith/model.h"
+
+namespace pith {
+
+struct Model::Impl {
+  HyperParams hparams;
+  ModelInfo info;
+  std::unique_ptr<Weights> weights;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+}  // namespace pith

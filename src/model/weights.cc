@@ -1,0 +1,219 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/ranges.h>
+#include <ggml-cpu.h>
+
+#include "base/fail.h"
+
+namespace pith {
+namespace {
+
+// The CPU device's other buffer types, which lay weights out anew on upload.
+std::vector<ggml_backend_buffer_type_t> RepackingBufferTypes() {
+  ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  if (!device) return {};
+  auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
+      ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
+  std::vector<ggml_backend_buffer_type_t> types;
+  if (!get) return types;
+  for (ggml_backend_buffer_type_t* type = get(device); type && *type; ++type)
+    types.push_back(*type);
+  return types;
+}
+
+// Whether the device multiplies `weight` by f32 activations when it lies in a buffer of `type`.
+bool Multiplies(ggml_backend_buffer_type_t type, ggml_tensor* weight) {
+  ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  ggml_context_ptr context(ggml_init({ggml_tensor_overhead() * 4, nullptr, true}));
+  ggml_backend_buffer_ptr empty(ggml_backend_buft_alloc_buffer(type, 0));
+  if (!device || !empty) return false;
+  ggml_tensor* x = ggml_new_tensor_2d(context.get(), GGML_TYPE_F32, weight->ne[0], 512);
+  ggml_tensor* product = ggml_mul_mat(context.get(), weight, x);
+  weight->buffer = empty.get();
+  const bool supported = ggml_backend_dev_supports_op(device, product);
+  weight->buffer = nullptr;
+  return supported;
+}
+
+}  // namespace
+
+// Creates tensors as they are asked for, checks that none is left over, then gives them memory.
+class Weights::Loader {
+ public:
+  Loader(Weights& out, const HyperParams& hparams, bool repack)
+      : out_(out), hparams_(hparams), file_(out.file_) {
+    if (repack) repacking_ = RepackingBufferTypes();
+    size_t n_tensors = 2;  // tied embeddings exist twice
+    for (ggml_tensor* t = ggml_get_first_tensor(file_.tensors()); t;
+         t = ggml_get_next_tensor(file_.tensors(), t)) {
+      ++n_tensors;
+      unused_.insert(ggml_get_name(t));
+      bytes_of_type_[t->type] += ggml_nbytes(t);
+    }
+    out_.tensors_.reset(ggml_init({ggml_tensor_overhead() * n_tensors, nullptr, true}));
+    if (!out_.tensors_) Fail(ErrorCode::kIo, "{}: no memory for its tensors", file_.name());
+  }
+
+  void Load() {
+    const HyperParams& h = hparams_;
+    const int64_t q_size = int64_t{h.n_heads} * h.head_dim;
+    const int64_t kv_size = int64_t{h.n_kv_heads} * h.head_dim;
+    out_.token_embd = Create("token_embd.weight", {h.n_embd, h.n_vocab}, Use::kLookup);
+    out_.output_norm = Vector("output_norm.weight", h.n_embd);
+    if (file_.FindTensor("output.weight")) {
+      out_.output = Matrix("output", h.n_embd, h.n_vocab, Bias::kNone);
+    } else {
+      out_.output.weight = Create("token_embd.weight", {h.n_embd, h.n_vocab}, Use::kMultiply);
+    }
+    if (file_.FindTensor("rope_freqs.weight")) {
+      out_.rope_factors = Vector("rope_freqs.weight", h.n_rot / 2);
+    }
+    const Bias qkv_bias = h.qkv_bias ? Bias::kRequired : Bias::kOptional;
+    for (int i = 0; i < h.n_layers; ++i) {
+      const std::string block = fmt::format("blk.{}.", i);
+      LayerWeights layer;
+      layer.attn_norm = Vector(block + "attn_norm.weight", h.n_embd);
+      layer.q = Matrix(block + "attn_q", h.n_embd, q_size, qkv_bias);
+      layer.k = Matrix(block + "attn_k", h.n_embd, kv_size, qkv_bias);
+      layer.v = Matrix(block + "attn_v", h.n_embd, kv_size, qkv_bias);
+      if (h.qk_norm) {
+        layer.q_norm = Vector(block + "attn_q_norm.weight", h.head_dim);
+        layer.k_norm = Vector(block + "attn_k_norm.weight", h.head_dim);
+      }
+      layer.attn_output = Matrix(block + "attn_output", q_size, h.n_embd, Bias::kOptional);
+      layer.ffn_norm = Vector(block + "ffn_norm.weight", h.n_embd);
+      layer.gate = Matrix(block + "ffn_gate", h.n_embd, h.n_ff, Bias::kOptional);
+      layer.up = Matrix(block + "ffn_up", h.n_embd, h.n_ff, Bias::kOptional);
+      layer.down = Matrix(block + "ffn_down", h.n_ff, h.n_embd, Bias::kOptional);
+      out_.layers.push_back(layer);
+    }
+    if (!unused_.empty()) {
+      Fail(ErrorCode::kUnsupported, "{}: {} tensors do not belong to a plain {} model, {} first",
+           file_.name(), unused_.size(), h.architecture, *unused_.begin());
+    }
+    Place();
+    const auto largest = std::max_element(bytes_of_type_.begin(), bytes_of_type_.end(),
+                                          [](auto& a, auto& b) { return a.second < b.second; });
+    out_.main_type_ = ggml_type_name(largest->first);
+    for (auto& [type, bytes] : bytes_of_type_) out_.bytes_ += bytes;
+  }
+
+ private:
+  enum class Use { kLookup, kMultiply, kElementwise };
+  enum class Bias { kNone, kOptional, kRequired };
+
+  ggml_tensor* Create(const std::string& name, std::vector<int64_t> shape, Use use) {
+    const ggml_tensor* source = file_.FindTensor(name);
+    if (!source) Fail(ErrorCode::kFormat, "{}: tensor {} is missing", file_.name(), name);
+    std::vector<int64_t> found(source->ne, source->ne + ggml_n_dims(source));
+    found.resize(std::max(found.size(), shape.size()), 1);
+    if (found != shape) {
+      Fail(ErrorCode::kFormat, "{}: tensor {} has shape [{}], expected [{}]", file_.name(), name,
+           fmt::join(found, ", "), fmt::join(shape, ", "));
+    }
+    const auto* traits = ggml_get_type_traits_cpu(source->type);
+    const bool usable =
+        use == Use::kElementwise ? source->type == GGML_TYPE_F32
+        : use == Use::kMultiply
+            ? traits && (traits->vec_dot || source->type == GGML_TYPE_F32)
+            : ggml_get_type_traits(source->type)->to_float || source->type == GGML_TYPE_F32;
+    if (!usable) {
+      Fail(ErrorCode::kUnsupported, "{}: tensor {} is of type {}, which cannot be used there",
+           file_.name(), name, ggml_type_name(source->type));
+    }
+    ggml_tensor* tensor =
+        ggml_new_tensor_2d(out_.tensors_.get(), source->type, source->ne[0], source->ne[1]);
+    ggml_set_name(tensor, name.c_str());
+    if (use == Use::kMultiply)
+      multiplied_.push_back(tensor);
+    else
+      in_place_.push_back(tensor);
+    unused_.erase(name);
+    return tensor;
+  }
+
+  ggml_tensor* Vector(const std::string& name, int64_t size) {
+    return Create(name, {size}, Use::kElementwise);
+  }
+
+  Linear Matrix(const std::string& name, int64_t n_in, int64_t n_out, Bias bias) {
+    Linear linear;
+    linear.weight = Create(name + ".weight", {n_in, n_out}, Use::kMultiply);
+    const bool has_bias = file_.FindTensor(name + ".bias") != nullptr;
+    if (bias == Bias::kRequired || (bias == Bias::kOptional && has_bias)) {
+      linear.bias = Vector(name + ".bias", n_out);
+    }
+    return linear;
+  }
+
+  void Place() {
+    std::map<ggml_backend_buffer_type_t, std::vector<ggml_tensor*>> repacked;
+    for (ggml_tensor* tensor : multiplied_) {
+      auto type = std::find_if(repacking_.begin(), repacking_.end(),
+                               [&](auto t) { return Multiplies(t, tensor); });
+      if (type == repacking_.end())
+        in_place_.push_back(tensor);
+      else
+        repacked[*type].push_back(tensor);
+    }
+    MapInPlace();
+    for (auto& [type, tensors] : repacked) Repack(type, tensors);
+  }
+
+  void MapInPlace() {
+    const auto bytes = file_.bytes();
+    out_.buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(
+        const_cast<std::byte*>(bytes.data()), bytes.size()));  // only ever read
+    ggml_backend_buffer_set_usage(out_.buffers_.back().get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    for (ggml_tensor* tensor : in_place_) {
+      ggml_backend_tensor_alloc(out_.buffers_.back().get(), tensor,
+                                const_cast<std::byte*>(Source(tensor).data()));
+    }
+  }
+
+  void Repack(ggml_backend_buffer_type_t type, const std::vector<ggml_tensor*>& tensors) {
+    const size_t alignment = ggml_backend_buft_get_alignment(type);
+    size_t total = 0;
+    for (const ggml_tensor* tensor : tensors) {
+      total += GGML_PAD(ggml_backend_buft_get_alloc_size(type, tensor), alignment);
+    }
+    out_.buffers_.emplace_back(ggml_backend_buft_alloc_buffer(type, total));
+    ggml_backend_buffer_t buffer = out_.buffers_.back().get();
+    if (!buffer) {
+      Fail(ErrorCode::kIo, "{}: no memory for {} MB of repacked weights", file_.name(),
+           total / 1000000);
+    }
+    ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    ggml_tallocr allocator = ggml_tallocr_new(buffer);
+    for (ggml_tensor* tensor : tensors) {
+      const auto source = Source(tensor);
+      ggml_tallocr_alloc(&allocator, tensor);
+      ggml_backend_tensor_set(tensor, source.data(), 0, source.size());
+      file_.Release(source);
+    }
+  }
+
+  std::span<const std::byte> Source(const ggml_tensor* tensor) const {
+    return file_.TensorBytes(*file_.FindTensor(ggml_get_name(tensor)));
+  }
+
+  Weights& out_;
+  const HyperParams& hparams_;
+  const GgufFile& file_;
+  std::vector<ggml_backend_buffer_type_t> repacking_;
+  std::vector<ggml_tensor*> multiplied_, in_place_;
+  std::set<std::string> unused_;
+  std::map<ggml_type, uint64_t> bytes_of_type_;
+};
+
+Weights::Weights(GgufFile file, const HyperParams& hparams, bool repack) : file_(std::move(file)) {
+  Loader(*this, hparams, repack).Load();
+}
+
+Weights::~Weights() = default;
+
+}  // namespace pith
