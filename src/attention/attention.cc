@@ -1,0 +1,237 @@
+// Runs the schedule: who computes what, and how partial softmax states come together.
+#include "attention/attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <new>
+
+#include "attention/kernels.h"
+#include "attention/schedule.h"
+#include "attention/softmax_state.h"
+#include "base/fail.h"
+
+namespace pith {
+namespace {
+
+// Up to this many rows the decode kernel is the faster one.
+constexpr int kDecodeMaxRows = 24;
+// Rows of a query block in prefill: enough to pay for converting a page to f32, few enough for
+// queries, scores and states to stay in a second-level cache of 512 KiB.
+constexpr int kPrefillRows = 192;
+// Prefill takes long enough for threads to be disturbed: several parts each even that out.
+constexpr int kPrefillPartsPerThread = 4;
+
+constexpr size_t kFloatsPerLine = kPageAlignment / sizeof(float);
+
+struct AlignedDelete {
+  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{kPageAlignment}); }
+};
+using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
+
+AlignedFloats AllocateFloats(size_t n) {
+  return AlignedFloats(
+      static_cast<float*>(::operator new[](n * sizeof(float), std::align_val_t{kPageAlignment})));
+}
+
+constexpr size_t WholeLines(size_t n_floats) {
+  return (n_floats + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
+}
+
+constexpr size_t StateFloats(int head_dim, int n_rows) {
+  return WholeLines(size_t{1} * PaddedRows(n_rows) * (PaddedDim(head_dim) + 2));
+}
+
+StateRows StateAt(float* memory, int head_dim, int n_rows) {
+  const size_t rows = PaddedRows(n_rows);
+  float* after = memory + rows * PaddedDim(head_dim);
+  return {.max = after, .sum = after + rows, .vectors = memory};
+}
+
+SoftmaxState<float> RowOf(const StateRows& state, int head_dim, int row) {
+  return {state.max[row], state.sum[row], state.vectors + size_t{1} * row * PaddedDim(head_dim)};
+}
+
+}  // namespace
+
+struct AttentionPlan::Impl {
+  Impl(const AttentionShape& s, int threads)
+      : shape(s), group(s.n_heads / s.n_kv_heads), max_threads(threads) {}
+
+  AttentionShape shape;
+  int group;
+  int max_threads;
+
+  // Of the chunk size that was prepared.
+  int n_tokens = 0;
+  int query_block = 0;
+  int parts_per_thread = 0;
+  int n_rows = 0;  // of a query block
+  bool decode = true;
+  const Kernels* kernels = nullptr;
+
+  size_t thread_floats = 0;     // scratch and a state
+  AlignedFloats thread_memory;  // [max_threads, thread_floats]
+  size_t state_floats = 0;
+  AlignedFloats partial_memory;  // [parts, 2, state_floats]
+  std::vector<Cut> cuts;         // [max_threads, parts + 1]
+
+  // All zero between runs; whoever finishes last sees to it.
+  std::vector<std::atomic<int>> finished;  // [tasks], parts done of tasks that were cut
+  std::atomic<int> next_part{0};
+  std::atomic<int> n_left{0};  // threads that found nothing more to do
+
+  int max_parts() const { return max_threads * parts_per_thread; }
+  StateRows PartialState(int part, const BlockRange& range) const;
+  void RunPart(const float* q, std::span<const HeadView> heads, float* out, int thread,
+               const Schedule& schedule, std::span<const Cut> part_cuts, int part);
+  void MergePartials(int task, int64_t n_blocks, int task_rows, std::span<const Cut> part_cuts,
+                     const StateRows& into, int own_part) const;
+  void WriteOutput(const Task& task, const StateRows& state, float* out) const;
+};
+
+AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
+  if (shape.head_dim <= 0 || shape.head_dim % 8 != 0 || shape.head_dim > 256) {
+    Fail(ErrorCode::kInvalidArgument,
+         "The attention head dimension is {}; expected a multiple of 8 up to 256.", shape.head_dim);
+  }
+  if (shape.n_kv_heads <= 0 || shape.n_heads <= 0 || shape.n_heads % shape.n_kv_heads != 0) {
+    Fail(ErrorCode::kInvalidArgument,
+         "There are {} query heads and {} KV heads; expected a multiple of the KV heads.",
+         shape.n_heads, shape.n_kv_heads);
+  }
+  if (max_threads <= 0) {
+    Fail(ErrorCode::kInvalidArgument, "Attention was given {} threads; expected at least 1.",
+         max_threads);
+  }
+  impl_ = std::make_unique<Impl>(shape, max_threads);
+}
+
+AttentionPlan::~AttentionPlan() = default;
+
+void AttentionPlan::Prepare(int n_tokens) {
+  if (n_tokens <= 0) {
+    Fail(ErrorCode::kInvalidArgument, "Attention was given {} queries; expected at least 1.",
+         n_tokens);
+  }
+  Impl& p = *impl_;
+  p.kernels = &CurrentKernels();
+  if (n_tokens == p.n_tokens) return;
+  p.n_tokens = n_tokens;
+  p.decode = n_tokens * p.group <= kDecodeMaxRows;
+  p.query_block = p.decode ? n_tokens : std::min(n_tokens, std::max(1, kPrefillRows / p.group));
+  p.n_rows = p.query_block * p.group;
+  p.parts_per_thread = p.decode ? 1 : kPrefillPartsPerThread;
+
+  const int head_dim = p.shape.head_dim;
+  p.state_floats = StateFloats(head_dim, p.n_rows);
+  p.thread_floats = WholeLines(ScratchFloats(head_dim, p.n_rows)) + p.state_floats;
+  p.thread_memory = AllocateFloats(p.max_threads * p.thread_floats);
+  p.partial_memory = AllocateFloats(2 * p.state_floats * p.max_parts());
+  p.cuts.assign(size_t{1} * p.max_threads * (p.max_parts() + 1), Cut{});
+  const int n_query_blocks = (n_tokens + p.query_block - 1) / p.query_block;
+  p.finished = std::vector<std::atomic<int>>(size_t{1} * n_query_blocks * p.shape.n_kv_heads);
+}
+
+void AttentionPlan::Run(const float* q, std::span<const HeadView> heads, float* out, int thread,
+                        int n_threads) {
+  Impl& p = *impl_;
+  const Schedule schedule(heads, p.n_tokens, p.query_block);
+  const int n_parts = n_threads * p.parts_per_thread;
+  const std::span<Cut> cuts(p.cuts.data() + size_t{1} * thread * (p.max_parts() + 1), n_parts + 1);
+  schedule.MakeCuts(cuts);
+  for (;;) {
+    const int part = p.next_part.fetch_add(1, std::memory_order_relaxed);
+    if (part >= n_parts) break;
+    p.RunPart(q, heads, out, thread, schedule, cuts, part);
+  }
+  // A thread that comes late must still find nothing left, so only the last to leave resets.
+  if (p.n_left.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
+    p.next_part.store(0, std::memory_order_relaxed);
+    p.n_left.store(0, std::memory_order_relaxed);
+  }
+}
+
+// A part is cut off at most two tasks: the one it begins inside of, and the one it ends inside of.
+StateRows AttentionPlan::Impl::PartialState(int part, const BlockRange& range) const {
+  const int slot = 2 * part + (range.begin == 0 ? 1 : 0);
+  return StateAt(partial_memory.get() + slot * state_floats, shape.head_dim, n_rows);
+}
+
+void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> heads, float* out,
+                                  int thread, const Schedule& schedule,
+                                  std::span<const Cut> part_cuts, int part) {
+  float* scratch = thread_memory.get() + thread * thread_floats;
+  float* own_state = scratch + WholeLines(ScratchFloats(shape.head_dim, n_rows));
+  const Cut& begin = part_cuts[part];
+  const Cut& end = part_cuts[part + 1];
+  const int64_t q_stride = int64_t{shape.n_heads} * shape.head_dim;
+
+  for (int index = begin.task; index <= std::min(end.task, schedule.n_tasks() - 1); ++index) {
+    const Task task = schedule.task(index);
+    const BlockRange range = PartOfTask(begin, end, index, task.n_blocks);
+    if (range.begin >= range.end) continue;
+    const bool whole = range.begin == 0 && range.end == task.n_blocks;
+    const StateRows state =
+        whole ? StateAt(own_state, shape.head_dim, n_rows) : PartialState(part, range);
+    const HeadView& head = heads[task.kv_head];
+    const bool causal = head.n_chunk > 0;
+    const Segment segment = {
+        .pages = head.pages,
+        .begin = range.begin * kBlockEntries,
+        .end = std::min(range.end * kBlockEntries, task.n_entries),
+        .head_dim = shape.head_dim,
+        .group = group,
+        .n_tokens = task.n_tokens,
+        .q = q + task.token_begin * q_stride + int64_t{task.kv_head} * group * shape.head_dim,
+        .q_stride = q_stride,
+        .scale = shape.scale * 1.44269504f,  // log2(e)
+        .first_visible = causal ? task.n_entries - task.n_tokens + 1 : task.n_entries,
+        .visible_step = causal ? 1 : 0,
+        .scratch = scratch,
+        .state = state,
+    };
+    (decode ? kernels->decode : kernels->prefill)(segment);
+
+    if (!whole) {
+      int n_pieces = 0;
+      for (size_t i = 0; i + 1 < part_cuts.size(); ++i) {
+        const BlockRange piece = PartOfTask(part_cuts[i], part_cuts[i + 1], index, task.n_blocks);
+        n_pieces += piece.begin < piece.end ? 1 : 0;
+      }
+      if (finished[index].fetch_add(1, std::memory_order_acq_rel) + 1 < n_pieces) continue;
+      finished[index].store(0, std::memory_order_relaxed);
+      MergePartials(index, task.n_blocks, task.n_tokens * group, part_cuts, state, part);
+    }
+    WriteOutput(task, state, out);
+  }
+}
+
+void AttentionPlan::Impl::MergePartials(int task, int64_t n_blocks, int task_rows,
+                                        std::span<const Cut> part_cuts, const StateRows& into,
+                                        int own_part) const {
+  for (int part = 0; part + 1 < static_cast<int>(part_cuts.size()); ++part) {
+    const BlockRange range = PartOfTask(part_cuts[part], part_cuts[part + 1], task, n_blocks);
+    if (range.begin >= range.end || part == own_part) continue;
+    const StateRows other = PartialState(part, range);
+    for (int row = 0; row < task_rows; ++row) {
+      SoftmaxState<float> merged = RowOf(into, shape.head_dim, row);
+      MergeState(merged, RowOf(other, shape.head_dim, row), shape.head_dim);
+      into.max[row] = merged.max;
+      into.sum[row] = merged.sum;
+    }
+  }
+}
+
+void AttentionPlan::Impl::WriteOutput(const Task& task, const StateRows& state, float* out) const {
+  for (int token = 0; token < task.n_tokens; ++token) {
+    for (int h = 0; h < group; ++h) {
+      const int64_t row =
+          int64_t{task.token_begin + token} * shape.n_heads + task.kv_head * group + h;
+      NormaliseState(RowOf(state, shape.head_dim, token * group + h), shape.head_dim,
+                     out + row * shape.head_dim);
+    }
+  }
+}
+
+}  // namespace pith

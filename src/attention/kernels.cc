@@ -1,0 +1,71 @@
+// Compiles the kernels once per SIMD level and picks the level at run time.
+#include "attention/kernels.h"
+
+// Levels that would compile to the same code as a lower one, or whose vectors have no fixed size.
+#define HWY_DISABLED_TARGETS \
+  (HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "attention/kernels.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.h, which includes this file again for every level.
+#include "attention/decode-inl.h"
+#include "attention/prefill-inl.h"
+#include "attention/simd-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pith {
+namespace HWY_NAMESPACE {
+
+void Exp2Array(const float* x, size_t n, float* y) {
+  const FloatTag d;
+  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(Exp2(d, hn::LoadU(d, x + i)), d, y + i);
+}
+
+const Kernels* LevelKernels() {
+  static const Kernels kernels = {hwy::TargetName(HWY_TARGET), Decode, Prefill, Exp2Array};
+  return &kernels;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pith
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+
+namespace pith {
+
+HWY_EXPORT(LevelKernels);
+
+const Kernels& CurrentKernels() { return *HWY_DYNAMIC_DISPATCH(LevelKernels)(); }
+
+std::vector<std::string> AvailableSimdLevels() {
+  hwy::SetSupportedTargetsForTest(0);
+  std::vector<std::string> levels;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    levels.emplace_back(hwy::TargetName(target));
+  }
+  return levels;
+}
+
+std::string CurrentSimdLevel() { return CurrentKernels().level; }
+
+bool ForceSimdLevel(const std::string& name) {
+  hwy::SetSupportedTargetsForTest(0);
+  int64_t wanted = 0;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (name == hwy::TargetName(target)) wanted = target;
+  }
+  if (wanted == 0 && !name.empty()) return false;
+  hwy::SetSupportedTargetsForTest(wanted);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return true;
+}
+
+}  // namespace pith
+#endif  // HWY_ONCE

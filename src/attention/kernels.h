@@ -1,0 +1,66 @@
+// What the SIMD kernels take and give: raw pointers and plain structs, no policy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cache/layout.h"
+
+namespace pith {
+
+// Entries computed together: one page.
+inline constexpr int kStepEntries = kPageEntries;
+// Rows of every row-wise buffer are allocated in multiples of this, the tallest register tile.
+inline constexpr int kRowMultiple = 12;
+
+constexpr int PaddedRows(int n_rows) {
+  return (n_rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+}
+constexpr int PaddedDim(int head_dim) { return (head_dim + 31) / 32 * 32; }
+
+// Softmax states of n_rows rows (see softmax_state.h), as the kernels keep them.
+struct StateRows {
+  float* max;      // [PaddedRows]
+  float* sum;      // [PaddedRows]
+  float* vectors;  // [PaddedRows, PaddedDim], 64-byte aligned
+};
+
+// The queries of one task against a run of entries of its KV head. A row is one query of one head:
+// row = token * group + head.
+struct Segment {
+  std::byte* const* pages;
+  int64_t begin;  // entries [begin, end); begin is a multiple of kBlockEntries
+  int64_t end;
+  int head_dim;
+  int group;
+  int n_tokens;
+  const float* q;    // token t's rows are at q + t * q_stride, [group, head_dim]
+  int64_t q_stride;  // floats
+  float scale;       // of q.k, giving scores in units of log2
+  // Token t sees the entries below first_visible + t * visible_step.
+  int64_t first_visible;
+  int visible_step;
+  float* scratch;   // [ScratchFloats(head_dim, n_rows)], 64-byte aligned, contents do not matter
+  StateRows state;  // written, not read
+};
+
+struct Kernels {
+  const char* level;
+  // Reads f16 K and V straight into registers; best for few rows.
+  void (*decode)(const Segment& segment);
+  // Converts each page to f32 once and runs a blocked matrix product; best for many rows.
+  void (*prefill)(const Segment& segment);
+  // y[i] = 2^x[i] as the kernels compute it, x <= 0; n is a multiple of 64.
+  void (*exp2)(const float* x, size_t n, float* y);
+};
+
+// Floats of scratch that either kernel needs.
+constexpr size_t ScratchFloats(int head_dim, int n_rows) {
+  return size_t{1} * PaddedRows(n_rows) * (head_dim + kStepEntries + 16) +  // q, scores, factors
+         size_t{kStepEntries} * (head_dim + PaddedDim(head_dim)) + 64;      // a page in f32
+}
+
+// Those of the current SIMD level.
+const Kernels& CurrentKernels();
+
+}  // namespace pith

@@ -1,0 +1,180 @@
+// Attention of many queries, bound by arithmetic: FlashAttention's loop (arXiv 2205.14135,
+// algorithm 1) with a page of keys and values converted to f32 once and two register-blocked matrix
+// products. Included once per SIMD level.
+#if defined(PITH_ATTENTION_PREFILL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PITH_ATTENTION_PREFILL_INL_H_
+#undef PITH_ATTENTION_PREFILL_INL_H_
+#else
+#define PITH_ATTENTION_PREFILL_INL_H_
+#endif
+
+#include "attention/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pith {
+namespace HWY_NAMESPACE {
+
+// A tile is kTileRows rows x a panel of two vectors: 12 accumulators, two vectors of the panel and
+// one broadcast of 16 registers, or twice the rows where there are 32.
+inline constexpr int kTileRows = kManyRegisters ? 12 : 6;
+inline constexpr int kPanel = 2 * kLanes;
+
+// scores[r][0..kPanel) = q[r] . keys. q [head_dim][kTileRows], keys [head_dim][kPanel].
+HWY_INLINE void ScoreTile(const float* HWY_RESTRICT q, const float* HWY_RESTRICT keys, int head_dim,
+                          float* HWY_RESTRICT scores) {
+  const FloatTag d;
+  using V = hn::Vec<FloatTag>;
+  V sums[kTileRows][2];
+  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = hn::Zero(d);
+  for (int i = 0; i < head_dim; ++i) {
+    const V k0 = hn::Load(d, keys + i * kPanel);
+    const V k1 = hn::Load(d, keys + i * kPanel + kLanes);
+    PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
+      const V row = hn::Set(d, q[i * kTileRows + r]);
+      sums[r][0] = hn::MulAdd(row, k0, sums[r][0]);
+      sums[r][1] = hn::MulAdd(row, k1, sums[r][1]);
+    }
+  }
+  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
+    hn::Store(sums[r][0], d, scores + r * kStepEntries);
+    hn::Store(sums[r][1], d, scores + r * kStepEntries + kLanes);
+  }
+}
+
+// out[r] = factors[r] * out[r] + weights[r] . values over n entries, kVectors vectors of
+// dimensions. weights [kTileRows][kStepEntries], values [kStepEntries][kPanel], out
+// [kTileRows][stride].
+template <int kVectors>
+HWY_INLINE void ValueTile(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT values,
+                          int n, const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
+                          int stride) {
+  const FloatTag d;
+  using V = hn::Vec<FloatTag>;
+  V sums[kTileRows][kVectors];
+  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
+    const V factor = hn::Set(d, factors[r]);
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = hn::Mul(factor, hn::Load(d, out + r * stride + v * kLanes));
+    }
+  }
+  for (int entry = 0; entry < n; ++entry) {
+    V panel[kVectors];
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+      panel[v] = hn::Load(d, values + entry * kPanel + v * kLanes);
+    }
+    PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
+      const V row = hn::Set(d, weights[r * kStepEntries + entry]);
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+        sums[r][v] = hn::MulAdd(row, panel[v], sums[r][v]);
+      }
+    }
+  }
+  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+      hn::Store(sums[r][v], d, out + r * stride + v * kLanes);
+    }
+  }
+}
+
+// Keys [blocks][head_dim][32] f16 of up to n entries to panels [n / kPanel][head_dim][kPanel] f32.
+HWY_INLINE void ConvertKeys(const F16* HWY_RESTRICT keys, int n, int head_dim,
+                            float* HWY_RESTRICT panels) {
+  const FloatTag d;
+  for (int entry = 0; entry < n; entry += kPanel) {
+    const F16* HWY_RESTRICT from =
+        keys + entry / kBlockEntries * kBlockEntries * head_dim + entry % kBlockEntries;
+    float* HWY_RESTRICT to = panels + entry * head_dim;
+    for (int i = 0; i < head_dim; ++i) {
+      hn::Store(LoadF16(d, from + i * kBlockEntries), d, to + i * kPanel);
+      hn::Store(LoadF16(d, from + i * kBlockEntries + kLanes), d, to + i * kPanel + kLanes);
+    }
+  }
+}
+
+// Values [n][head_dim] f16 to panels [ceil(head_dim / kPanel)][kStepEntries][kPanel] f32.
+HWY_INLINE void ConvertValues(const F16* HWY_RESTRICT values, int n, int head_dim,
+                              float* HWY_RESTRICT panels) {
+  const FloatTag d;
+  const EightTag d8;
+  for (int entry = 0; entry < n; ++entry) {
+    const F16* HWY_RESTRICT from = values + entry * head_dim;
+    float* HWY_RESTRICT to = panels + entry * kPanel;
+    int i = 0;
+    for (; i + kLanes <= head_dim; i += kLanes) {
+      hn::Store(LoadF16(d, from + i), d, to + i / kPanel * kPanel * kStepEntries + i % kPanel);
+    }
+    if (i < head_dim) {  // half a vector is left: head_dim is a multiple of 8
+      float* HWY_RESTRICT last = to + i / kPanel * kPanel * kStepEntries + i % kPanel;
+      hn::Store(hn::Zero(d), d, last);
+      hn::Store(LoadF16(d8, from + i), d8, last);
+    }
+  }
+}
+
+void Prefill(const Segment& s) {
+  const int n_rows = s.n_tokens * s.group;
+  const int n_tiles = (n_rows + kTileRows - 1) / kTileRows;
+  const int stride = PaddedDim(s.head_dim);
+  float* keys = s.scratch;
+  float* values = keys + size_t{kStepEntries} * s.head_dim;
+  float* q = values + size_t{kStepEntries} * stride;
+  float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
+  float* factors = scores + size_t{1} * PaddedRows(n_rows) * kStepEntries;
+  PackQueries<kTileRows>(s, q);
+  ClearRows(s);
+
+  for (int64_t step = s.begin; step < s.end;) {
+    const int64_t next = std::min((step / kPageEntries + 1) * kPageEntries, s.end);
+    const int count = static_cast<int>(next - step);
+    const std::byte* page = s.pages[step / kPageEntries];
+    const size_t first = static_cast<size_t>(step % kPageEntries) * s.head_dim;
+    ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
+    ConvertValues(reinterpret_cast<const F16*>(page + F16KeyBytes(s.head_dim)) + first, count,
+                  s.head_dim, values);
+
+    // Later rows see more: the tiles that see an entry at all are the last ones.
+    const auto visible = [&](int tile) {
+      const int last_row = std::min(tile * kTileRows + kTileRows, n_rows) - 1;
+      return VisibleInStep(s, last_row, step, count);
+    };
+    int first_tile = 0;
+    while (first_tile < n_tiles && visible(first_tile) == 0) ++first_tile;
+
+    int begin = first_tile;
+    for (int entry = 0; entry < count; entry += kPanel) {
+      while (begin < n_tiles && visible(begin) <= entry) ++begin;
+      for (int tile = begin; tile < n_tiles; ++tile) {
+        ScoreTile(q + size_t{1} * tile * kTileRows * s.head_dim, keys + entry * s.head_dim,
+                  s.head_dim, scores + size_t{1} * tile * kTileRows * kStepEntries + entry);
+      }
+    }
+
+    for (int row = first_tile * kTileRows; row < n_tiles * kTileRows; ++row) {
+      const int n_visible = row < n_rows ? VisibleInStep(s, row, step, count) : 0;
+      factors[row] = SoftmaxRow(scores + size_t{1} * row * kStepEntries, n_visible,
+                                s.state.max[row], s.state.sum[row]);
+    }
+
+    for (int i = 0; i < s.head_dim; i += kPanel) {
+      const float* HWY_RESTRICT panel = values + size_t{1} * i * kStepEntries;
+      for (int tile = first_tile; tile < n_tiles; ++tile) {
+        const size_t row = size_t{1} * tile * kTileRows;
+        float* HWY_RESTRICT out = s.state.vectors + row * stride + i;
+        if (i + kLanes < s.head_dim) {
+          ValueTile<2>(scores + row * kStepEntries, panel, visible(tile), factors + row, out,
+                       stride);
+        } else {
+          ValueTile<1>(scores + row * kStepEntries, panel, visible(tile), factors + row, out,
+                       stride);
+        }
+      }
+    }
+    step = next;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pith
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard, per level

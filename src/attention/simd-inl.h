@@ -1,0 +1,136 @@
+// What both kernels are made of: f16 loads, 2^x, the online softmax over one step, packed queries.
+// Included once per SIMD level.
+#if defined(PITH_ATTENTION_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PITH_ATTENTION_SIMD_INL_H_
+#undef PITH_ATTENTION_SIMD_INL_H_
+#else
+#define PITH_ATTENTION_SIMD_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "attention/kernels.h"
+#include "attention/softmax_state.h"
+#include "hwy/highway.h"
+
+// Register tiles are arrays of vectors; they stay in registers only when these loops are unrolled.
+#ifdef __clang__
+#define PITH_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PITH_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace pith {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::CappedTag<float, 16>;
+using EightTag = hn::CappedTag<float, 8>;  // a head_dim is a multiple of 8, not of every vector
+inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
+inline constexpr bool kManyRegisters =  // 32 rather than 16
+    HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;
+
+// The next lanes of f16 values, which need no alignment, in f32.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadF16(D d, const F16* HWY_RESTRICT from) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(d, hn::BitCast(dh, hn::LoadU(d16, from)));
+}
+
+// 2^x for x <= 0 with a relative error below 2 * 2^-23; exactly 1 at 0, 0 below -126, NaN at NaN.
+// x is split into its nearest integer and f in [-1/2, 1/2]; 2^f by the minimax polynomial of degree
+// 5 with constant term 1, whose own relative error is 9.2e-8.
+template <class D>
+HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
+  const hn::RebindToSigned<D> di;
+  const auto whole = hn::Round(x);
+  const auto f = hn::Sub(x, whole);
+  auto y = hn::Set(d, 1.326472731e-03f);
+  y = hn::MulAdd(y, f, hn::Set(d, 9.671512991e-03f));
+  y = hn::MulAdd(y, f, hn::Set(d, 5.550733581e-02f));
+  y = hn::MulAdd(y, f, hn::Set(d, 2.402224243e-01f));
+  y = hn::MulAdd(y, f, hn::Set(d, 6.931470037e-01f));
+  y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
+  // 2^whole goes into the exponent bits of y by integer addition; whole < -126 is overwritten
+  // below.
+  const auto bits = hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::ConvertTo(di, whole)));
+  // A NaN converts to 0 or to the lowest integer, both 0 after the shift: y, NaN already, is kept.
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::BitCast(d, bits));
+}
+
+// Queries of a segment scaled and interleaved by tiles of kTile rows: [tile][head_dim][kTile], so
+// that the broadcasts of one step of the dot products are neighbours. Rows past the last are zeros.
+template <int kTile>
+HWY_INLINE void PackQueries(const Segment& s, float* HWY_RESTRICT packed) {
+  const int n_rows = s.n_tokens * s.group;
+  for (int row = 0; row < (n_rows + kTile - 1) / kTile * kTile; ++row) {
+    float* HWY_RESTRICT to = packed + row / kTile * kTile * s.head_dim + row % kTile;
+    if (row >= n_rows) {
+      for (int d = 0; d < s.head_dim; ++d) to[d * kTile] = 0.0f;
+      continue;
+    }
+    const float* HWY_RESTRICT from = s.q + row / s.group * s.q_stride + row % s.group * s.head_dim;
+    for (int d = 0; d < s.head_dim; ++d) to[d * kTile] = from[d] * s.scale;
+  }
+}
+
+HWY_INLINE void ClearRows(const Segment& s) {
+  const int n_rows = PaddedRows(s.n_tokens * s.group);
+  std::fill_n(s.state.max, n_rows, SoftmaxState<float>::Empty());
+  std::fill_n(s.state.sum, n_rows, 0.0f);
+  std::fill_n(s.state.vectors, size_t{1} * n_rows * PaddedDim(s.head_dim), 0.0f);
+}
+
+// Turns one row of scores [kStepEntries] into weights 2^(score - max), zero from `n_visible` on,
+// whatever was there. Returns the factor by which what was summed before must be multiplied.
+HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& max, float& sum) {
+  const FloatTag d;
+  const auto minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const int n_whole = n_visible / kLanes * kLanes;
+  const auto tail = hn::FirstN(d, static_cast<size_t>(n_visible - n_whole));
+
+  auto largest = minus_infinity;
+  for (int i = 0; i < n_whole; i += kLanes) largest = hn::Max(largest, hn::Load(d, scores + i));
+  if (n_whole < n_visible) {
+    const auto masked = hn::IfThenElse(tail, hn::Load(d, scores + n_whole), minus_infinity);
+    largest = hn::Max(largest, masked);
+    hn::Store(masked, d, scores + n_whole);
+  }
+
+  // The maximum rarely moves; the sum across lanes is made only when it does.
+  float factor = 1.0f;
+  if (!hn::AllFalse(d, hn::Gt(largest, hn::Set(d, max)))) {
+    const float new_max = hn::GetLane(hn::MaxOfLanes(d, largest));
+    factor = hn::GetLane(Exp2(d, hn::Set(d, max - new_max)));
+    max = new_max;
+  }
+
+  const auto v_max = hn::Set(d, max);
+  auto total = hn::Zero(d);
+  int i = 0;
+  for (; i < n_visible; i += kLanes) {
+    const auto weight = Exp2(d, hn::Sub(hn::Load(d, scores + i), v_max));
+    total = hn::Add(total, weight);
+    hn::Store(weight, d, scores + i);
+  }
+  for (; i < kStepEntries; i += kLanes) hn::Store(hn::Zero(d), d, scores + i);
+  sum = sum * factor + hn::GetLane(hn::SumOfLanes(d, total));
+  return factor;
+}
+
+// How many of the `count` entries from `step` on the row's query sees.
+HWY_INLINE int VisibleInStep(const Segment& s, int row, int64_t step, int count) {
+  const int64_t visible = s.first_visible + row / s.group * int64_t{s.visible_step} - step;
+  return static_cast<int>(std::clamp<int64_t>(visible, 0, count));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pith
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard, per level

@@ -1,0 +1,87 @@
+// Every kernel against the double-precision reference.
+#include <gtest/gtest.h>
+
+#include "problem.h"
+
+namespace pith {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kEvery = 7;  // instrumented code is slow: every seventh case of the same list
+#else
+constexpr int kEvery = 1;
+#endif
+
+TEST(Comparator, FailsOnNan) {
+  const Problem p = MakeProblem(64, 1, {5}, 1, false, 1);
+  const std::vector<double> want = Reference(p);
+  std::vector<float> got(want.begin(), want.end());
+  EXPECT_LE(WorstError(p, got, want), 1.0);
+  got[63] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(WorstError(p, got, want) <= 1.0);
+  got[63] = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(WorstError(p, got, want) <= 1.0);
+}
+
+TEST(Comparator, FailsOnErrorAboveTolerance) {
+  const Problem p = MakeProblem(64, 1, {5}, 1, false, 1);
+  const std::vector<double> want = Reference(p);
+  std::vector<float> got(want.begin(), want.end());
+  got[0] += 1e-3f;
+  EXPECT_FALSE(WorstError(p, got, want) <= 1.0);
+}
+
+TEST(SimdLevel, ForcingTakes) {
+  const std::vector<std::string> levels = AvailableSimdLevels();
+  ASSERT_FALSE(levels.empty());
+  for (const std::string& level : levels) {
+    const ForcedLevel forced(level);
+    EXPECT_TRUE(forced.taken());
+    EXPECT_EQ(CurrentSimdLevel(), level);
+  }
+  EXPECT_EQ(CurrentSimdLevel(), levels.front());
+  EXPECT_FALSE(ForceSimdLevel("no such level"));
+  EXPECT_EQ(CurrentSimdLevel(), levels.front());
+}
+
+// All head dimensions x groups x ragged counts x chunk sizes x causal or not, at one level. Counts
+// are the KV heads of one problem, so that every thread boundary falls somewhere else.
+class EveryShape : public testing::TestWithParam<std::string> {};
+
+TEST_P(EveryShape, MatchesReference) {
+  const bool best = GetParam() == AvailableSimdLevels().front();
+  const ForcedLevel forced(GetParam());
+  ASSERT_TRUE(forced.taken());
+  const std::vector<int64_t> few = {0, 1, 31, 32, 33, 63, 64, 65, 127, 200, 1000};
+  const std::vector<int64_t> many = {33, 0, 127, 1};
+  int index = 0;
+  double worst = 0;
+  for (const int head_dim : {64, 80, 96, 128, 256, 8, 72}) {
+    for (int group = 1; group <= 8; ++group) {
+      for (const int n_tokens : {1, 2, 3, 7, 8, 9, 64, 65}) {
+        for (const bool causal : {false, true}) {
+          ++index;
+          // The lower levels take every third case, which three consecutive levels make whole.
+          if (index % kEvery != 0 || (!best && index % 3 != 0)) continue;
+          const auto& counts = n_tokens < 64 ? few : many;
+          const Problem p = MakeProblem(head_dim, group, counts, n_tokens, causal, index);
+          const std::vector<double> want = Reference(p);
+          for (int threads = 1; threads <= 3; ++threads) {
+            if (!best && threads != index / 3 % 3 + 1) continue;
+            const double error = WorstError(p, Attend(p, threads), want);
+            worst = std::max(worst, error);
+            ASSERT_LE(error, 1.0) << "head_dim " << head_dim << " group " << group << " n_tokens "
+                                  << n_tokens << " causal " << causal << " threads " << threads;
+          }
+        }
+      }
+    }
+  }
+  RecordProperty("worst_error", std::to_string(worst));
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, EveryShape, testing::ValuesIn(AvailableSimdLevels()),
+                         [](const auto& param) { return param.param; });
+
+}  // namespace
+}  // namespace pith
