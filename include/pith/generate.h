@@ -13,13 +13,15 @@
 
 namespace pith {
 
+// Applied in the order repeat penalty, top-k, top-p, min-p, temperature; greedy takes the likeliest
+// token after the penalty.
 struct SamplingOptions {
-  float temperature = 0.0f;     // 0: greedy
-  int top_k = 40;               // 0: off
-  float top_p = 0.95f;          // 1: off
-  float min_p = 0.05f;          // 0: off
-  float repeat_penalty = 1.0f;  // 1: off
-  int repeat_last_n = 64;       // tokens the penalty looks at
+  float temperature = 0.0f;     // [0, 100], 0: greedy
+  int top_k = 40;               // >= 0, 0: off
+  float top_p = 0.95f;          // [0, 1], 1: off
+  float min_p = 0.05f;          // [0, 1], 0: off
+  float repeat_penalty = 1.0f;  // [0.01, 100], 1: off
+  int repeat_last_n = 64;       // tokens the penalty looks at, 0: none, -1: all
   uint64_t seed = 0;
 };
 
@@ -28,6 +30,7 @@ class Sampler {
  public:
   // Throws Error(kInvalidArgument) for options out of range.
   explicit Sampler(const SamplingOptions& options);
+  // Throws Error(kInvalidArgument) when there are no logits, one is NaN or +inf, or all are -inf.
   Token Sample(std::span<const float> logits);
   void Accept(Token token);  // remembers a token for the repeat penalty
 
@@ -46,7 +49,8 @@ struct Generation {
   double seconds = 0;
 };
 
-// Generates from the session's last logits until the model ends its turn. `on_text` gets whole
+// Generates from the session's last logits until the model ends its turn, `max_tokens` are there
+// (negative: no limit), the context is full or the session is cancelled. `on_text` gets whole
 // characters as they come and returns false to stop. Every generated token, the last one too, has
 // been read by the session afterwards, except one that ended the generation by itself.
 // Throws Error(kInvalidArgument) when nothing was read before.

@@ -1,0 +1,215 @@
+// pith bench: speed and cache bytes at several depths.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "attention/attention.h"
+#include "base/fail.h"
+#include "cli/document.h"
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "cli/report.h"
+#include "cli/verbs.h"
+
+namespace pith::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Record {
+  int64_t segment_start = 0;  // the tokens [segment_start, segment_end) were read at once
+  int64_t segment_end = 0;
+  double prefill_s = 0;
+  double prefill_attention_s = 0;
+  double prefill_settle_s = 0;
+  std::vector<double> decode_s;  // of each step, sorted; the last one reaches the depth
+  double decode_attention_s = 0;
+  double decode_settle_s = 0;
+  CacheStats stats;
+};
+
+double Median(const std::vector<double>& sorted) {
+  const size_t middle = sorted.size() / 2;
+  return sorted.size() % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+std::vector<int64_t> ParseDepths(const std::vector<std::string>& texts, int n_decode) {
+  std::vector<int64_t> depths;
+  for (const std::string& text : texts) {
+    int64_t depth = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
+    if (error != std::errc() || end != text.data() + text.size() || depth < 1) {
+      throw UsageError(fmt::format("--depth '{}' is not a number of tokens", text));
+    }
+    depths.push_back(depth);
+  }
+  std::sort(depths.begin(), depths.end());
+  depths.erase(std::unique(depths.begin(), depths.end()), depths.end());
+  int64_t before = 0;
+  for (int64_t depth : depths) {
+    if (depth - before <= n_decode) {
+      throw UsageError(fmt::format(
+          "depth {} is {} tokens after the one before it, expected more than the {} of --decode",
+          depth, depth - before, n_decode));
+    }
+    before = depth;
+  }
+  return depths;
+}
+
+// `count` tokens: those of the file, repeated, or drawn from the vocabulary when there is none.
+std::vector<Token> BenchTokens(const Model& model, const std::string& file, size_t count) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  std::vector<Token> tokens;
+  if (!file.empty()) {
+    const std::vector<Token> text = tokenizer.Encode(ReadDocument(file));
+    if (text.empty()) Fail(ErrorCode::kFormat, "{} gives no tokens", file);
+    while (tokens.size() < count) tokens.push_back(text[tokens.size() % text.size()]);
+    return tokens;
+  }
+  std::mt19937_64 random(0);
+  while (tokens.size() < count) {
+    const auto token = static_cast<Token>(random() % static_cast<uint64_t>(tokenizer.n_vocab()));
+    if (!tokenizer.IsEndOfGeneration(token)) tokens.push_back(token);
+  }
+  return tokens;
+}
+
+// Reads on to `depth`. The decode steps are the last tokens on the way to it, so that the next
+// segment starts at exactly this depth and a depth may be the model's whole context.
+Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, int n_decode) {
+  Record record;
+  record.segment_start = session.n_read();
+  record.segment_end = depth - n_decode;
+  const TimeStats before = session.times();
+  {
+    ProgressBar bar("reading", "tokens");
+    ReadOptions options;
+    options.progress = [&](int64_t done, int64_t) {
+      bar.Show(record.segment_start + done, record.segment_end);
+      return true;
+    };
+    const auto start = Clock::now();
+    session.Read(tokens.subspan(static_cast<size_t>(record.segment_start),
+                                static_cast<size_t>(record.segment_end - record.segment_start)),
+                 options);
+    record.prefill_s = Since(start);
+  }
+  const TimeStats read = session.times();
+  record.prefill_attention_s = read.attention_s - before.attention_s;
+  record.prefill_settle_s = read.settle_s - before.settle_s;
+  for (int64_t at = record.segment_end; at < depth; ++at) {
+    const auto start = Clock::now();
+    session.Next(tokens[static_cast<size_t>(at)]);
+    record.decode_s.push_back(Since(start));
+  }
+  const TimeStats decoded = session.times();
+  record.decode_attention_s = decoded.attention_s - read.attention_s;
+  record.decode_settle_s = decoded.settle_s - read.settle_s;
+  std::sort(record.decode_s.begin(), record.decode_s.end());
+  record.stats = session.stats();
+  return record;
+}
+
+nlohmann::ordered_json ToJson(const Record& record, const Plan& plan, const Model& model,
+                              const SessionOptions& options) {
+  const auto per_step_ms = [&](double seconds) {
+    return 1e3 * seconds / static_cast<double>(record.decode_s.size());
+  };
+  const int64_t read = record.segment_end - record.segment_start;
+  nlohmann::ordered_json out;
+  out["model"] = model.info().name;
+  out["weight_type"] = model.info().weight_type;
+  out["depth"] = record.stats.tokens;
+  out["segment"] = {record.segment_start, record.segment_end};
+  out["prefill_tps"] = PerSecond(read, record.prefill_s);
+  out["prefill_s"] = record.prefill_s;
+  out["prefill_attention_s"] = record.prefill_attention_s;
+  out["prefill_settle_s"] = record.prefill_settle_s;
+  out["decode_ms"] = 1e3 * Median(record.decode_s);
+  out["decode_ms_min"] = 1e3 * record.decode_s.front();
+  out["decode_steps"] = record.decode_s.size();
+  out["attention_ms"] = per_step_ms(record.decode_attention_s);
+  out["settle_ms"] = per_step_ms(record.decode_settle_s);
+  AddCacheStats(out, record.stats);
+  AddPlan(out, plan);
+  out["batch"] = options.n_batch;
+  out["threads"] = options.n_threads;
+  out["simd"] = CurrentSimdLevel();
+  out["cpu"] = CpuName();
+  return out;
+}
+
+std::string TableRow(const Record& record, const Plan& plan) {
+  const int64_t read = record.segment_end - record.segment_start;
+  return fmt::format(
+      "{:>8}  {:>8}  {:>15}  {:>11.1f}  {:>9.2f}  {:>12.2f}  {:>10}  {:>10}\n",
+      WithCommas(record.stats.tokens), plan.keep.ToString(),
+      fmt::format("{}-{}", WithCommas(record.segment_start), WithCommas(record.segment_end)),
+      PerSecond(read, record.prefill_s), 1e3 * Median(record.decode_s),
+      1e3 * record.decode_attention_s / static_cast<double>(record.decode_s.size()),
+      FormatBytes(record.stats.kv_bytes), FormatBytes(record.stats.kv_bytes_full));
+}
+
+}  // namespace
+
+int Bench(const Verb& verb, std::span<char* const> arguments) {
+  ModelFlags model_flags;
+  PlanFlags plan_flags;
+  std::vector<std::string> depth_texts = {"512", "2048", "8192"};
+  std::vector<std::string> keeps = {"100%"};
+  std::string file;
+  int n_decode = 24;
+  bool json = false;
+  CommandLine line(verb.name, verb.summary);
+  line.List("-d,--depth", depth_texts, "N,...", "tokens in the context when speed is measured");
+  line.Option("--decode", n_decode, "N", "steps of generation measured at each depth");
+  line.Option("-f,--file", file, "FILE", "a text to read, repeated (default: random tokens)");
+  line.Flag("--json", json, "print a list of records");
+  model_flags.AddTo(line);
+  plan_flags.AddTo(line, keeps);
+  if (!line.Parse(arguments)) return kDone;
+  if (n_decode < 1) throw UsageError(fmt::format("--decode is {}, expected 1 or more", n_decode));
+  const std::vector<int64_t> depths = ParseDepths(depth_texts, n_decode);
+  for (const std::string& keep : keeps) plan_flags.Check(keep);
+
+  const Model model = model_flags.Load();
+  const SessionOptions options = model_flags.ForSession(model);
+  const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
+  if (depths.back() > n_ctx) {
+    throw UsageError(
+        fmt::format("depth {} is more than the context of {} tokens", depths.back(), n_ctx));
+  }
+  const std::vector<Token> tokens = BenchTokens(model, file, static_cast<size_t>(depths.back()));
+  nlohmann::ordered_json records = nlohmann::ordered_json::array();
+  if (!json) {
+    Print(fmt::format(
+        "{}, {} threads, {}, {}\n\n{:>8}  {:>8}  {:>15}  {:>11}  {:>9}  {:>12}  "
+        "{:>10}  {:>10}\n",
+        model.info().name, options.n_threads, CurrentSimdLevel(), CpuName(), "depth", "keep",
+        "segment read", "prefill t/s", "decode ms", "attention ms", "KV", "KV in full"));
+  }
+  for (const std::string& keep : keeps) {
+    const Plan plan = plan_flags.ForModel(model, model_flags.File(), keep);
+    Session session = MakeSession(model, plan, options);
+    for (int64_t depth : depths) {
+      const Record record = Measure(session, tokens, depth, n_decode);
+      if (json) {
+        records.push_back(ToJson(record, plan, model, options));
+      } else {
+        Print(TableRow(record, plan));
+      }
+    }
+  }
+  if (json) PrintJson(records);
+  return kDone;
+}
+
+}  // namespace pith::cli

@@ -1,0 +1,18 @@
+// Finding the calibration that belongs to a model.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "pith/calibration.h"
+#include "pith/model.h"
+
+namespace pith::cli {
+
+// `<stem of the model file>.pithcal` beside the model; or else, in the folder of calibrations that
+// pith is installed with, the one it is built from or ./calibrations, a file whose fingerprint is
+// the model's. Null if there is none. Throws Error when the one beside the model does not fit.
+std::shared_ptr<const Calibration> FindCalibration(const Model& model,
+                                                   const std::filesystem::path& model_file);
+
+}  // namespace pith::cli

@@ -1,0 +1,234 @@
+// pith compare: one document, read with the full and with a compressed cache.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/fail.h"
+#include "cli/child_process.h"
+#include "cli/conversation.h"
+#include "cli/document.h"
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "cli/report.h"
+#include "cli/verbs.h"
+
+namespace pith::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kFull[] = "full";
+constexpr char kCompressed[] = "compressed";
+
+struct CompareFlags {
+  ModelFlags model;
+  PlanFlags plan{"25%"};
+  std::string document_file;
+  int max_document_tokens = 0;
+  int tail_tokens = 256;
+  int predict = 64;
+  bool json = false;
+  std::string worker;  // which side this process measures; empty in the process that was called
+};
+
+// -log p(token) in nats.
+double NegativeLogLikelihood(std::span<const float> logits, Token token) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float logit : logits) sum += std::exp(logit - top);
+  return top + std::log(sum) - logits[static_cast<size_t>(token)];
+}
+
+std::vector<Token> DocumentTokens(const CompareFlags& flags, const Model& model) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  std::vector<Token> tokens = tokenizer.Encode(ReadDocument(flags.document_file));
+  if (flags.max_document_tokens > 0 &&
+      tokens.size() > static_cast<size_t>(flags.max_document_tokens)) {
+    tokens.resize(static_cast<size_t>(flags.max_document_tokens));
+  }
+  if (tokenizer.add_bos() && tokenizer.bos() >= 0) tokens.insert(tokens.begin(), tokenizer.bos());
+  if (tokens.size() <= static_cast<size_t>(flags.tail_tokens)) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} has {} tokens, expected more than the {} whose perplexity is measured (--tail)",
+         flags.document_file, tokens.size(), flags.tail_tokens);
+  }
+  return tokens;
+}
+
+void CheckFits(const CompareFlags& flags, const std::vector<Token>& tokens,
+               const SessionOptions& options, const Model& model) {
+  const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
+  const int64_t needed = static_cast<int64_t>(tokens.size()) + flags.predict;
+  if (needed > n_ctx) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} has {} tokens and {} are to be generated, but the context holds {} (--tokens reads "
+         "only a part)",
+         flags.document_file, tokens.size(), flags.predict, n_ctx);
+  }
+}
+
+// Perplexity of the last `tail` tokens, read with the logits that foretell them.
+double ReadTail(Session& session, std::span<const Token> tail) {
+  double sum = NegativeLogLikelihood(session.logits(), tail.front());
+  size_t next = 1;
+  ReadOptions options;
+  options.on_logits = [&](int64_t, std::span<const float> logits) {
+    if (next < tail.size()) sum += NegativeLogLikelihood(logits, tail[next++]);
+  };
+  session.Read(tail, options);
+  return std::exp(sum / static_cast<double>(tail.size()));
+}
+
+// One side, in a process of its own so that its peak of memory is its own.
+int Work(const CompareFlags& flags) {
+  const Model model = flags.model.Load();
+  const SessionOptions options = flags.model.ForSession(model);
+  const Plan plan = flags.worker == kFull ? Plan() : flags.plan.ForModel(model, flags.model.File());
+  const std::vector<Token> tokens = DocumentTokens(flags, model);
+  Session session = MakeSession(model, plan, options);
+
+  const auto body = std::span(tokens).first(tokens.size() - static_cast<size_t>(flags.tail_tokens));
+  ReadWithProgress(session, body);
+  const TimeStats read = session.times();
+  const double perplexity = ReadTail(session, std::span(tokens).subspan(body.size()));
+  const CacheStats after_reading = session.stats();
+  const TimeStats before_decode = session.times();
+  Sampler greedy{SamplingOptions{}};
+  const Generation generation = Generate(session, greedy, flags.predict);
+  const TimeStats decode = session.times();
+
+  Json out;
+  AddPlan(out, plan);
+  AddCacheStats(out, after_reading);
+  out["peak_resident_bytes"] = PeakResidentBytes();
+  out["prefill_s"] = read.read_s;
+  out["prefill_tps"] = PerSecond(read.read_tokens, read.read_s);
+  out["decode_tps"] = PerSecond(decode.next_tokens - before_decode.next_tokens,
+                                decode.next_s - before_decode.next_s);
+  out["perplexity"] = perplexity;
+  out["perplexity_tokens"] = flags.tail_tokens;
+  out["text"] = generation.text;
+  out["text_tokens"] = generation.tokens.size();
+  out["threads"] = options.n_threads;
+  PrintJson(out);
+  return kDone;
+}
+
+// Nothing if the worker failed; it has said why.
+std::optional<Json> RunWorker(const char* side, std::span<char* const> arguments, int& exit_code) {
+  std::vector<std::string> all = {"compare", "--worker", side};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  const ChildResult result = RunPith(all);
+  exit_code = result.exit_code;
+  if (exit_code != kDone) return std::nullopt;
+  return Json::parse(result.output);
+}
+
+std::string Row(const char* name, const std::string& full, const std::string& compressed,
+                const std::string& note = {}) {
+  std::string row = fmt::format("{:<28}{:>14}{:>14}  {}", name, full, compressed, note);
+  return row.substr(0, row.find_last_not_of(' ') + 1) + "\n";
+}
+
+// "3.9x less", "1.2x more"
+std::string Ratio(double full, double compressed, const char* more, const char* less) {
+  if (!(full > 0) || !(compressed > 0)) return {};
+  return full >= compressed ? fmt::format("{:.1f}x {}", full / compressed, less)
+                            : fmt::format("{:.1f}x {}", compressed / full, more);
+}
+
+std::string Table(const Json& full, const Json& compressed) {
+  const auto count = [](const Json& side, const char* key) {
+    return WithCommas(side[key].get<int64_t>());
+  };
+  const auto bytes = [](const Json& side, const char* key) {
+    return FormatBytes(side[key].get<uint64_t>());
+  };
+  const auto number = [](const Json& side, const char* key, int digits) {
+    return fmt::format("{:.{}f}", side[key].get<double>(), digits);
+  };
+  const auto ratio = [&](const char* key, const char* more, const char* less) {
+    return Ratio(full[key].get<double>(), compressed[key].get<double>(), more, less);
+  };
+  std::string table =
+      Row("", "full cache", fmt::format("keep {}", compressed["keep"].get<std::string>()));
+  table += Row("tokens read", count(full, "tokens"), count(compressed, "tokens"));
+  table += Row("entries kept", count(full, "entries"), count(compressed, "entries"),
+               ratio("entries", "more", "fewer"));
+  table += Row("KV memory now", bytes(full, "kv_bytes"), bytes(compressed, "kv_bytes"),
+               ratio("kv_bytes", "more", "less"));
+  table += Row("KV memory at peak", bytes(full, "kv_bytes_peak"),
+               bytes(compressed, "kv_bytes_peak"), ratio("kv_bytes_peak", "more", "less"));
+  table +=
+      Row("peak resident memory", bytes(full, "peak_resident_bytes"),
+          bytes(compressed, "peak_resident_bytes"), ratio("peak_resident_bytes", "more", "less"));
+  table += Row("prefill, tokens/s", number(full, "prefill_tps", 1),
+               number(compressed, "prefill_tps", 1), ratio("prefill_tps", "faster", "slower"));
+  table += Row("decode, tokens/s", number(full, "decode_tps", 1),
+               number(compressed, "decode_tps", 1), ratio("decode_tps", "faster", "slower"));
+  table += Row(fmt::format("perplexity, last {}", full["perplexity_tokens"].get<int>()).c_str(),
+               number(full, "perplexity", 2), number(compressed, "perplexity", 2));
+  return table;
+}
+
+}  // namespace
+
+int Compare(const Verb& verb, std::span<char* const> arguments) {
+  CompareFlags flags;
+  CommandLine line(verb.name, verb.summary);
+  line.Positional("DOCUMENT", flags.document_file, "a text file, UTF-8");
+  line.Option("--tokens", flags.max_document_tokens, "N",
+              "read only the first N tokens of the document, 0: all");
+  line.Option("--tail", flags.tail_tokens, "N", "tokens at the end whose perplexity is measured");
+  line.Option("-n,--predict", flags.predict, "N", "tokens generated after the document");
+  line.Flag("--json", flags.json, "print both sides as JSON");
+  flags.model.AddTo(line);
+  flags.plan.AddTo(line);
+  line.Group("");
+  line.Option("--worker", flags.worker, "SIDE", "measure one side and print it as JSON");
+  if (!line.Parse(arguments)) return kDone;
+  if (flags.tail_tokens < 1 || flags.predict < 0 || flags.max_document_tokens < 0) {
+    throw UsageError("--tail must be 1 or more, --predict and --tokens 0 or more");
+  }
+  flags.plan.Check();
+  if (flags.worker == kFull || flags.worker == kCompressed) return Work(flags);
+  if (!flags.worker.empty()) throw UsageError("--worker is full or compressed");
+
+  Plan plan;
+  {
+    // Everything that could be refused is refused before the first minute of reading.
+    ReadDocument(flags.document_file);
+    ModelOptions as_it_lies;
+    as_it_lies.repack = false;
+    const Model model = Model::Load(flags.model.File(), as_it_lies);
+    plan = flags.plan.ForModel(model, flags.model.File());
+    const SessionOptions options = flags.model.ForSession(model);
+    CheckFits(flags, DocumentTokens(flags, model), options, model);
+    MakeSession(model, plan, options);
+  }
+  int exit_code = kDone;
+  const std::optional<Json> full = RunWorker(kFull, arguments, exit_code);
+  if (!full) return exit_code;
+  const std::optional<Json> compressed = RunWorker(kCompressed, arguments, exit_code);
+  if (!compressed) return exit_code;
+
+  if (flags.json) {
+    Json out;
+    out["document"] = flags.document_file;
+    out["cpu"] = CpuName();
+    out[kFull] = *full;
+    out[kCompressed] = *compressed;
+    PrintJson(out);
+    return kDone;
+  }
+  Print(Table(*full, *compressed));
+  Print(fmt::format("\nWith the full cache it goes on:\n{}\n\nWith {} kept by {}:\n{}\n",
+                    (*full)["text"].get<std::string>(), plan.keep.ToString(), plan.scorer,
+                    (*compressed)["text"].get<std::string>()));
+  return kDone;
+}
+
+}  // namespace pith::cli

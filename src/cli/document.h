@@ -1,0 +1,23 @@
+// Text from files and standard input. What is not text is refused with one sentence.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace pith::cli {
+
+// The file's text, without a byte order mark. Throws Error: kNotFound, kIo (also for a directory),
+// kFormat when it is empty, binary or not UTF-8, with the byte offset.
+std::string ReadDocument(const std::filesystem::path& file);
+
+// The same for standard input.
+std::string ReadStandardInput();
+
+// Every byte of a file, or of standard input if `file` is empty, unchecked.
+std::string ReadBytes(const std::filesystem::path& file);
+
+// Where `text` first breaks the rules of UTF-8 (RFC 3629); npos if nowhere.
+size_t FindInvalidUtf8(std::string_view text);
+
+}  // namespace pith::cli

@@ -1,0 +1,180 @@
+#include "cli/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <system_error>
+
+#include "base/fail.h"
+#include "cli/calibration_search.h"
+#include "cli/progress_bar.h"
+#include "cli/report.h"
+
+namespace pith::cli {
+namespace {
+
+constexpr char kCheckoutModel[] = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+void CheckAtLeast(const char* flag, int64_t value, int64_t low) {
+  if (value < low) throw UsageError(fmt::format("{} is {}, expected {} or more", flag, value, low));
+}
+
+std::string JoinedScorers() { return fmt::format("{}", fmt::join(ScorerNames(), ", ")); }
+
+}  // namespace
+
+void ModelFlags::AddFileTo(CommandLine& line) {
+  line.Option(
+      "-m,--model", file_, "FILE",
+      "GGUF model (default: $PITH_MODEL, or " + std::string(kCheckoutModel) + " if that is there)");
+}
+
+void ModelFlags::AddTo(CommandLine& line) {
+  line.Group("Model");
+  AddFileTo(line);
+  line.Option("-c,--ctx-size", n_ctx_, "N", "longest sequence in tokens, 0: the model's own");
+  line.Option("-t,--threads", n_threads_, "N", "threads, 0: one per core");
+  line.Option("-b,--batch-size", n_batch_, "N", "tokens of a prompt that are read at once");
+  line.Flag("--no-repack", no_repack_,
+            "use the weights as they lie in the file: less memory, often slower");
+}
+
+std::filesystem::path ModelFlags::File() const {
+  if (!file_.empty()) return file_;
+  const char* environment = std::getenv("PITH_MODEL");
+  if (environment != nullptr && *environment != '\0') return environment;
+  std::error_code error;
+  if (std::filesystem::exists(kCheckoutModel, error)) return kCheckoutModel;
+  throw UsageError("which model? Give -m FILE.gguf or set PITH_MODEL");
+}
+
+Model ModelFlags::Load() const {
+  ModelOptions options;
+  options.repack = !no_repack_;
+  return Model::Load(File(), options);
+}
+
+SessionOptions ModelFlags::ForSession(const Model& model) const {
+  CheckAtLeast("--ctx-size", n_ctx_, 0);
+  CheckAtLeast("--threads", n_threads_, 0);
+  CheckAtLeast("--batch-size", n_batch_, 1);
+  if (n_threads_ > 1024)
+    throw UsageError(fmt::format("--threads is {}, expected up to 1024", n_threads_));
+  if (n_ctx_ > model.info().n_ctx_train) {
+    throw UsageError(fmt::format("--ctx-size is {}, but the model was trained for {} tokens",
+                                 n_ctx_, model.info().n_ctx_train));
+  }
+  SessionOptions options;
+  options.n_batch = n_batch_;
+  options.n_threads = n_threads_ > 0 ? n_threads_ : DefaultThreads();
+  options.n_ctx = n_ctx_;
+  return options;
+}
+
+void PlanFlags::AddTo(CommandLine& line) {
+  line.Group("KV cache");
+  line.Option("--keep", keep_, "SIZE",
+              "what stays of the cache: a fraction (25%), entries per head (512), or bytes in all "
+              "(64MiB)");
+  AddRestTo(line);
+}
+
+void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps) {
+  line.Group("KV cache");
+  line.List("--keep", keeps, "SIZE,...",
+            "what stays of the cache, each tried in turn: fractions (25%), entries per head (512), "
+            "or bytes in all (64MiB)");
+  AddRestTo(line);
+}
+
+void PlanFlags::AddRestTo(CommandLine& line) {
+  line.Option("--scorer", plan_.scorer, "NAME", "which entries stay: " + JoinedScorers());
+  line.Option("--window", plan_.window, "N", "most recent entries, never dropped");
+  line.Option("--sinks", plan_.sinks, "N", "first entries, never dropped");
+  line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
+  line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
+  line.Option("--value-codec", plan_.value_codec, "NAME", "how values are stored: f16");
+  line.Option("--calibration", calibration_, "FILE",
+              "calibration for the scorer qfilter (default: the one that fits the model, beside it "
+              "or installed with pith)");
+  line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
+}
+
+Plan PlanFlags::Parsed(const std::string& keep) const {
+  return AsUsage([&] {
+    Plan plan = plan_;
+    plan.keep = Keep::Parse(keep);
+    if (!kv_limit_.empty()) plan.kv_limit = ParseBytes(kv_limit_);
+    CheckAtLeast("--window", plan.window, 1);
+    CheckAtLeast("--sinks", plan.sinks, 0);
+    CheckAtLeast("--skip-layers", plan.skip_layers, 0);
+    const int64_t kept_always = int64_t{plan.sinks} + plan.window;
+    if (plan.keep.kind == Keep::Kind::kEntries && plan.keep.entries < kept_always) {
+      throw UsageError(fmt::format(
+          "--keep {} is smaller than the {} entries that always stay ({} sinks and a window of {})",
+          plan.keep.entries, kept_always, plan.sinks, plan.window));
+    }
+    const std::vector<std::string> scorers = ScorerNames();
+    if (std::find(scorers.begin(), scorers.end(), plan.scorer) == scorers.end()) {
+      throw UsageError(
+          fmt::format("there is no scorer '{}', only {}", plan.scorer, JoinedScorers()));
+    }
+    return plan;
+  });
+}
+
+Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_file,
+                         const std::string& keep) const {
+  Plan plan = Parsed(keep);
+  if (!calibration_.empty()) {
+    plan.calibration = std::make_shared<const Calibration>(Calibration::Load(calibration_));
+    plan.calibration->CheckFits(model.info());
+  } else if (plan.scorer == "qfilter" && plan.keep.kind != Keep::Kind::kAll) {
+    plan.calibration = FindCalibration(model, model_file);
+    if (!plan.calibration) {
+      const std::string target =
+          std::filesystem::path(model_file).replace_extension(".pithcal").string();
+      Fail(ErrorCode::kNotFound,
+           "no calibration fits {}: make one with 'pith calibrate -m {} --corpus FILES -o {}', or "
+           "choose a --scorer that needs none",
+           model_file.string(), model_file.string(), target);
+    }
+  }
+  return plan;
+}
+
+void SamplingFlags::AddTo(CommandLine& line) {
+  line.Group("Sampling");
+  line.Option("--temp", options_.temperature, "X", "temperature, 0: always the likeliest token");
+  line.Option("--top-k", options_.top_k, "N", "choose among the N likeliest tokens, 0: off");
+  line.Option("--top-p", options_.top_p, "X",
+              "choose among the likeliest tokens that reach this probability, 1: off");
+  line.Option("--min-p", options_.min_p, "X",
+              "choose among tokens at least this much as likely as the likeliest, 0: off");
+  line.Option("--repeat-penalty", options_.repeat_penalty, "X",
+              "make tokens that were just used less likely, 1: off");
+  line.Option("--repeat-last-n", options_.repeat_last_n, "N",
+              "tokens the penalty looks at, 0: none, -1: all");
+  line.Option("-s,--seed", options_.seed, "N", "seed of the random choice");
+}
+
+Sampler SamplingFlags::Make() const {
+  return AsUsage([&] { return Sampler(options_); });
+}
+
+Session MakeSession(const Model& model, const Plan& plan, const SessionOptions& options) {
+  return AsUsage([&] { return Session(model, plan, options); });
+}
+
+void ReadWithProgress(Session& session, std::span<const Token> tokens) {
+  ProgressBar bar("reading", "tokens");
+  ReadOptions options;
+  options.progress = [&](int64_t done, int64_t total) {
+    bar.Show(done, total);
+    return true;
+  };
+  session.Read(tokens, options);
+}
+
+}  // namespace pith::cli

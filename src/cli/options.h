@@ -1,0 +1,80 @@
+// Flags that several verbs share.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "cli/command_line.h"
+#include "pith/pith.h"
+
+namespace pith::cli {
+
+// -m -c -t -b --no-repack
+class ModelFlags {
+ public:
+  void AddTo(CommandLine& line);      // all of them
+  void AddFileTo(CommandLine& line);  // -m only
+
+  // -m, or PITH_MODEL, or the default model of a checkout. Throws UsageError.
+  std::filesystem::path File() const;
+  Model Load() const;
+  // Throws UsageError for a context longer than the model's and other values out of range.
+  SessionOptions ForSession(const Model& model) const;
+
+ private:
+  std::string file_;
+  bool no_repack_ = false;
+  int n_ctx_ = 0;
+  int n_threads_ = 0;
+  int n_batch_ = SessionOptions().n_batch;
+};
+
+// --keep --scorer --window --sinks --skip-layers --key-codec --value-codec --calibration --kv-limit
+class PlanFlags {
+ public:
+  explicit PlanFlags(std::string default_keep = "100%") : keep_(std::move(default_keep)) {}
+
+  void AddTo(CommandLine& line);
+  void AddTo(CommandLine& line, std::vector<std::string>& keeps);  // for verbs that try several
+
+  // Throws UsageError for values that make no sense. Needs no model, so that it can be called
+  // first.
+  void Check() const { (void)Parsed(keep_); }
+  void Check(const std::string& keep) const { (void)Parsed(keep); }
+
+  // The plan, with the calibration found if it needs one. Throws UsageError, and Error when there
+  // is no calibration or it is another model's.
+  Plan ForModel(const Model& model, const std::filesystem::path& model_file) const {
+    return ForModel(model, model_file, keep_);
+  }
+  Plan ForModel(const Model& model, const std::filesystem::path& model_file,
+                const std::string& keep) const;
+
+ private:
+  void AddRestTo(CommandLine& line);
+  Plan Parsed(const std::string& keep) const;
+
+  std::string keep_;
+  Plan plan_;
+  std::string calibration_;
+  std::string kv_limit_;
+};
+
+// --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n --seed
+class SamplingFlags {
+ public:
+  void AddTo(CommandLine& line);
+  Sampler Make() const;  // throws UsageError
+
+ private:
+  SamplingOptions options_;
+};
+
+// A session whose plan was refused is wrong use.
+Session MakeSession(const Model& model, const Plan& plan, const SessionOptions& options);
+
+// Reads tokens with a progress bar.
+void ReadWithProgress(Session& session, std::span<const Token> tokens);
+
+}  // namespace pith::cli
