@@ -39,6 +39,7 @@ struct Arguments {
   std::string kv = "f16";
   int chunk = 512;
   int decode = 24;
+  bool no_repack = false;
   bool as_json = false;
   std::string tokens_file;  // logits mode
   std::string output;
@@ -93,7 +94,9 @@ class Peer {
   Peer(const Arguments& arguments, int n_ctx, bool all_logits) : chunk_(arguments.chunk) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_backend_init();
-    model_.reset(llama_model_load_from_file(arguments.model.c_str(), llama_model_default_params()));
+    llama_model_params model_params = llama_model_default_params();
+    model_params.use_extra_bufts = !arguments.no_repack;
+    model_.reset(llama_model_load_from_file(arguments.model.c_str(), model_params));
     if (!model_) throw std::runtime_error("llama.cpp cannot load " + arguments.model);
 
     llama_context_params params = llama_context_default_params();
@@ -111,7 +114,6 @@ class Peer {
   }
 
   int n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model_.get())); }
-  int n_ctx_train() const { return llama_model_n_ctx_train(model_.get()); }
   int n_read() const { return n_read_; }
 
   // Seconds to read `tokens` in chunks, logits for the last of each.
@@ -194,37 +196,42 @@ class Peer {
   std::unique_ptr<llama_context, Free> context_;
 };
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+// As `pith bench` does it: the decode steps are the last tokens on the way to a depth, so that the
+// next segment starts at exactly this depth.
 json Measure(const Arguments& arguments) {
-  const int deepest = *std::max_element(arguments.depths.begin(), arguments.depths.end());
-  Peer peer(arguments, deepest + arguments.decode, /*all_logits=*/false);
-  std::vector<llama_token> tokens = SomeTokens(deepest + arguments.decode, peer.n_vocab());
+  const int deepest = arguments.depths.back();
+  Peer peer(arguments, deepest, /*all_logits=*/false);
+  std::vector<llama_token> tokens = SomeTokens(deepest, peer.n_vocab());
 
   // Pages of the weights come in, threads start.
-  peer.Read(std::span(tokens).first(std::min<size_t>(32, tokens.size())));
+  peer.Read(std::span(tokens).first(std::min(32, deepest)));
   peer.Forget(0);
 
   json records = json::array();
   for (const int depth : arguments.depths) {
-    const int from = peer.n_read();
-    const double seconds = peer.Read(std::span(tokens).subspan(from, depth - from));
-
+    const int start = peer.n_read();
+    const int end = depth - arguments.decode;
+    const double seconds = peer.Read(std::span(tokens).subspan(start, end - start));
     std::vector<double> steps;
-    for (int i = 0; i < arguments.decode; ++i) {
-      steps.push_back(peer.Read(std::span(tokens).subspan(depth + i, 1)));
+    while (peer.n_read() < depth) {
+      steps.push_back(peer.Read(std::span(tokens).subspan(peer.n_read(), 1)));
     }
-    peer.Forget(depth);
-    std::sort(steps.begin(), steps.end());
-
     records.push_back({{"engine", "llama.cpp"},
                        {"kv", arguments.kv},
                        {"depth", depth},
                        {"keep", "100%"},
-                       {"prefill_from", from},
-                       {"prefill_tps", (depth - from) / seconds},
-                       {"decode_ms", 1e3 * steps[steps.size() / 2]},
+                       {"segment", {start, end}},
+                       {"prefill_tps", (end - start) / seconds},
+                       {"decode_ms", 1e3 * Median(steps)},
                        {"kv_bytes", peer.AllocatedKvBytes()},
                        {"kv_bytes_full", peer.F16KvBytes(depth)},
-                       {"peak_rss_bytes", PeakResidentBytes()},
+                       {"peak_resident_bytes", PeakResidentBytes()},
                        {"threads", arguments.threads},
                        {"simd", SimdLevel()},
                        {"cpu", CpuName()}});
@@ -271,6 +278,7 @@ int Run(int argc, char** argv) {
   app.add_option("--kv", arguments.kv, "type of K and V: f16, q8_0, q4_0");
   app.add_option("--chunk", arguments.chunk, "tokens read at once");
   app.add_option("--decode", arguments.decode, "steps, of which the median counts");
+  app.add_flag("--no-repack", arguments.no_repack, "use the weights as they lie in the file");
   app.add_flag("--json", arguments.as_json, "records instead of a table");
   auto* tokens = app.add_option("--logits", arguments.tokens_file,
                                 "write the logits after each token of this JSON list");
@@ -282,12 +290,16 @@ int Run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1 ||
-      arguments.depths.front() < 1 ||
-      std::adjacent_find(arguments.depths.begin(), arguments.depths.end(),
-                         std::greater_equal<>()) != arguments.depths.end()) {
-    std::fprintf(stderr, "peer_llama: depths must rise; counts must be at least 1\n");
+  if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1) {
+    std::fprintf(stderr, "peer_llama: counts must be at least 1\n");
     return 2;
+  }
+  for (size_t i = 0; i < arguments.depths.size(); ++i) {
+    if (arguments.depths[i] - (i == 0 ? 0 : arguments.depths[i - 1]) <= arguments.decode) {
+      std::fprintf(stderr, "peer_llama: depths must rise by more than the %d steps of --decode\n",
+                   arguments.decode);
+      return 2;
+    }
   }
 
   if (!arguments.tokens_file.empty()) {
@@ -305,7 +317,7 @@ int Run(int argc, char** argv) {
     std::printf("%8d %6s %12.1f %10.2f %10.1f %10.1f\n", record["depth"].get<int>(),
                 arguments.kv.c_str(), record["prefill_tps"].get<double>(),
                 record["decode_ms"].get<double>(), record["kv_bytes"].get<double>() / (1 << 20),
-                record["peak_rss_bytes"].get<double>() / (1 << 20));
+                record["peak_resident_bytes"].get<double>() / (1 << 20));
   }
   return 0;
 }

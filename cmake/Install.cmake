@@ -1,4 +1,4 @@
-# cmake --install: include/pith, libpith, the program and a CMake package, so that
+# cmake --install: include/pith, libpith and a CMake package (src/cli adds the program), so that
 #   find_package(pith)  target_link_libraries(x PRIVATE pith::pith)
 # is all that a program needs.
 include(GNUInstallDirs)
@@ -17,8 +17,3 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/pithConfigVersion.cmake
   COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/pithConfig.cmake ${PROJECT_BINARY_DIR}/pithConfigVersion.cmake
   DESTINATION ${pith_package_dir})
-
-if(TARGET pith_cli)
-  set_target_properties(pith_cli PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
-  install(TARGETS pith_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()

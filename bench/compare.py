@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Measures pith and llama.cpp side by side and prints medians and ratios.
+
+Each round runs `pith bench` and peer_llama once, in alternating order, so that what slows the machine
+down slows both. Speeds of one run mean little on a shared machine; the ratio of medians is the claim.
+
+    bench/compare.py -d 512,2048,8192 --rounds 5
+"""
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run_json(command):
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"compare: `{shlex.join(map(str, command))}` exited with {result.returncode}")
+    return json.loads(result.stdout)
+
+
+def cpu_name():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "unknown CPU"
+
+
+def median_records(rounds):
+    """One record per depth: the medians over rounds of what was measured."""
+    by_key = {}
+    for records in rounds:
+        for record in records:
+            by_key.setdefault((record["depth"], str(record["keep"])), []).append(record)
+    merged = {}
+    for key, records in by_key.items():
+        merged[key] = dict(records[0])
+        for field in ("prefill_tps", "decode_ms", "kv_bytes"):
+            merged[key][field] = statistics.median(record[field] for record in records)
+    return merged
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-m", dest="model", default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("-d", dest="depths", default="512,2048,8192", help="rising, with commas")
+    parser.add_argument("-t", dest="threads", default="2")
+    parser.add_argument("--keep", default="100%", help="pith's budgets, with commas")
+    parser.add_argument("--kv", default="f16", help="llama.cpp's type of K and V")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pith", default=ROOT / "build/release/bin/pith")
+    parser.add_argument("--peer", default=ROOT / "build/release/bench/peer_llama")
+    parser.add_argument("--json", action="store_true", help="medians as JSON instead of a table")
+    arguments = parser.parse_args()
+    for program, remedy in ((arguments.pith, "make build"), (arguments.peer, "make peers")):
+        if not os.access(program, os.X_OK):
+            parser.error(f"there is no {program}; run `{remedy}` first")
+    return arguments
+
+
+def measure(arguments):
+    common = ["-m", arguments.model, "-d", arguments.depths, "-t", arguments.threads, "--json"]
+    commands = {
+        "pith": [arguments.pith, "bench", *common, "--keep", arguments.keep],
+        "peer": [arguments.peer, *common, "--kv", arguments.kv],
+    }
+    rounds = {name: [] for name in commands}
+    for i in range(arguments.rounds):
+        order = list(commands) if i % 2 == 0 else list(reversed(commands))
+        for name in order:
+            print(f"round {i + 1} of {arguments.rounds}: {name}", file=sys.stderr)
+            rounds[name].append(run_json(commands[name]))
+    return median_records(rounds["pith"]), median_records(rounds["peer"])
+
+
+def print_table(arguments, pith, peer):
+    print(f"{cpu_name()}, {arguments.threads} threads, {pathlib.Path(arguments.model).name}, "
+          f"llama.cpp with {arguments.kv} KV and flash attention; medians of {arguments.rounds} "
+          "rounds, ratio above 1: pith is faster.")
+    print()
+    print("    " + shlex.join(["bench/compare.py", *sys.argv[1:]]))
+    print()
+    print("| depth | keep | prefill t/s | llama.cpp | ratio | decode ms | llama.cpp | ratio "
+          "| KV MiB | llama.cpp |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (depth, keep), ours in sorted(pith.items()):
+        theirs = peer[(depth, "100%")]
+        print(f"| {depth:,} | {keep} "
+              f"| {ours['prefill_tps']:.0f} | {theirs['prefill_tps']:.0f} "
+              f"| {ours['prefill_tps'] / theirs['prefill_tps']:.2f} "
+              f"| {ours['decode_ms']:.1f} | {theirs['decode_ms']:.1f} "
+              f"| {theirs['decode_ms'] / ours['decode_ms']:.2f} "
+              f"| {ours['kv_bytes'] / 2**20:.1f} | {theirs['kv_bytes'] / 2**20:.1f} |")
+
+
+def main():
+    arguments = parse_arguments()
+    pith, peer = measure(arguments)
+    if arguments.json:
+        print(json.dumps({"cpu": cpu_name(), "pith": list(pith.values()),
+                          "peer": list(peer.values())}, indent=2))
+    else:
+        print_table(arguments, pith, peer)
+
+
+if __name__ == "__main__":
+    main()
