@@ -111,6 +111,7 @@ void SetByteTokenizer(gguf_context* gguf) {
                    "add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
 }
 
+// Only for a `gguf` without keys of its own.
 void CopyTokenizer(gguf_context* gguf, const std::filesystem::path& file) {
   const Gguf source(gguf_init_from_file(file.c_str(), {.no_alloc = true, .ctx = nullptr}));
   if (source == nullptr || gguf_find_key(source.get(), kTokens) < 0) {
@@ -189,7 +190,6 @@ class Writer {
 
   void Write() {
     CheckShape();
-    SetHyperParams();
     if (model_.tokenizer_from.empty()) {
       SetByteTokenizer(gguf_.get());
     } else {
@@ -199,7 +199,7 @@ class Writer {
     const auto n_tokens = static_cast<int>(gguf_get_arr_n(gguf_.get(), tokens));
     if (model_.n_vocab == 0) model_.n_vocab = n_tokens;
     if (model_.n_vocab != n_tokens) ResizeTokenizer(gguf_.get(), model_.n_vocab);
-    if (model_.architecture == "llama") SetCount("vocab_size", model_.n_vocab);
+    SetHyperParams();
     PlanTensors();
     WriteFile();
   }
@@ -249,7 +249,10 @@ class Writer {
     SetCount("attention.head_count_kv", m.n_kv_heads);
     SetFloat("attention.layer_norm_rms_epsilon", 1e-5f);
     SetFloat("rope.freq_base", m.rope_freq_base);
-    if (m.architecture == "llama") SetCount("rope.dimension_count", m.head_dim);
+    if (m.architecture == "llama") {
+      SetCount("rope.dimension_count", m.head_dim);
+      SetCount("vocab_size", m.n_vocab);
+    }
     if (m.architecture == "qwen3" || m.head_dim * m.n_heads != m.n_embd) {
       SetCount("attention.key_length", m.head_dim);
       SetCount("attention.value_length", m.head_dim);
