@@ -20,7 +20,8 @@ PagePool::PagePool(PagePool&& other) noexcept
       used_pages_(std::exchange(other.used_pages_, 0)),
       resident_pages_(std::exchange(other.resident_pages_, 0)),
       chunks_(std::exchange(other.chunks_, {})),
-      open_(std::exchange(other.open_, {})) {}
+      open_(std::exchange(other.open_, {})),
+      idle_(std::exchange(other.idle_, {})) {}
 
 PagePool::~PagePool() {
   for (auto& [base, chunk] : chunks_) munmap(base, kChunkPages * page_bytes_);
@@ -37,14 +38,15 @@ std::byte* PagePool::Allocate() {
     auto [chunk, inserted] = chunks_.try_emplace(static_cast<std::byte*>(memory));
     open_.emplace(chunk->first, &chunk->second);
   }
-  auto [base, chunk] = *open_.begin();
-  const int index = std::countr_zero(chunk->free);
+  const auto [base, chunk] = idle_.empty() ? *open_.begin() : *idle_.begin();
+  const int index = std::countr_zero(idle_.empty() ? chunk->free : chunk->free & chunk->resident);
   const uint64_t bit = uint64_t{1} << index;
   chunk->free &= ~bit;
   ++used_pages_;
   if (!(chunk->resident & bit)) ++resident_pages_;
   chunk->resident |= bit;
-  if (chunk->free == 0) open_.erase(open_.begin());
+  if (chunk->free == 0) open_.erase(base);
+  if ((chunk->free & chunk->resident) == 0) idle_.erase(base);
   return base + index * page_bytes_;
 }
 
@@ -52,11 +54,13 @@ void PagePool::Free(std::byte* page) noexcept {
   auto entry = std::prev(chunks_.upper_bound(page));
   Chunk& chunk = entry->second;
   if (chunk.free == 0) open_.emplace(entry->first, &chunk);
+  if ((chunk.free & chunk.resident) == 0) idle_.emplace(entry->first, &chunk);
   chunk.free |= uint64_t{1} << (static_cast<size_t>(page - entry->first) / page_bytes_);
   --used_pages_;
 }
 
 void PagePool::Trim() noexcept {
+  idle_.clear();
   for (auto entry = chunks_.begin(); entry != chunks_.end();) {
     auto& [base, chunk] = *entry;
     const uint64_t idle = chunk.free & chunk.resident;

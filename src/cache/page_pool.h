@@ -16,8 +16,9 @@ class PagePool {
   PagePool(PagePool&& other) noexcept;
   PagePool& operator=(PagePool&&) = delete;
 
-  // 4096-byte aligned, contents undefined. The lowest free address first, so that the pool shrinks
-  // from its end. Throws Error(kMemoryLimit) when the system has no more.
+  // 4096-byte aligned, contents undefined. Pages that still hold memory are used first, then the
+  // lowest address, so that few chunks stay open. Throws Error(kMemoryLimit) when the system has no
+  // more.
   std::byte* Allocate();
   // `page` must come from Allocate. Its memory stays ready for the next Allocate until Trim.
   void Free(std::byte* page) noexcept;
@@ -41,6 +42,7 @@ class PagePool {
   uint64_t resident_pages_ = 0;
   std::map<std::byte*, Chunk> chunks_;  // by base address
   std::map<std::byte*, Chunk*> open_;   // those with a free page
+  std::map<std::byte*, Chunk*> idle_;   // those with a free page that holds memory
 };
 
 }  // namespace pith

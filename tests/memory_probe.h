@@ -1,0 +1,19 @@
+// What the operating system says of this process's memory.
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+namespace pith {
+
+// A field of /proc/self/status in bytes: "VmRSS" (now) or "VmHWM" (peak).
+inline uint64_t SystemMemory(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+}  // namespace pith
