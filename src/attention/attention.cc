@@ -85,8 +85,8 @@ struct AttentionPlan::Impl {
   StateRows PartialState(int part, const BlockRange& range) const;
   void RunPart(const float* q, std::span<const HeadView> heads, float* out, int thread,
                const Schedule& schedule, std::span<const Cut> part_cuts, int part);
-  void MergePartials(int task, int64_t n_blocks, int task_rows, std::span<const Cut> part_cuts,
-                     const StateRows& into, int own_part) const;
+  StateRows MergePartials(int task, int64_t n_blocks, int task_rows,
+                          std::span<const Cut> part_cuts) const;
   void WriteOutput(const Task& task, const StateRows& state, float* out) const;
 };
 
@@ -172,7 +172,7 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
     const BlockRange range = PartOfTask(begin, end, index, task.n_blocks);
     if (range.begin >= range.end) continue;
     const bool whole = range.begin == 0 && range.end == task.n_blocks;
-    const StateRows state =
+    StateRows state =
         whole ? StateAt(own_state, shape.head_dim, n_rows) : PartialState(part, range);
     const HeadView& head = heads[task.kv_head];
     const bool causal = head.n_chunk > 0;
@@ -201,26 +201,32 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
       }
       if (finished[index].fetch_add(1, std::memory_order_acq_rel) + 1 < n_pieces) continue;
       finished[index].store(0, std::memory_order_relaxed);
-      MergePartials(index, task.n_blocks, task.n_tokens * group, part_cuts, state, part);
+      state = MergePartials(index, task.n_blocks, task.n_tokens * group, part_cuts);
     }
     WriteOutput(task, state, out);
   }
 }
 
-void AttentionPlan::Impl::MergePartials(int task, int64_t n_blocks, int task_rows,
-                                        std::span<const Cut> part_cuts, const StateRows& into,
-                                        int own_part) const {
+// In the order of parts, whoever finished last: the same threads give the same bits.
+StateRows AttentionPlan::Impl::MergePartials(int task, int64_t n_blocks, int task_rows,
+                                             std::span<const Cut> part_cuts) const {
+  StateRows merged = {};
   for (int part = 0; part + 1 < static_cast<int>(part_cuts.size()); ++part) {
     const BlockRange range = PartOfTask(part_cuts[part], part_cuts[part + 1], task, n_blocks);
-    if (range.begin >= range.end || part == own_part) continue;
-    const StateRows other = PartialState(part, range);
+    if (range.begin >= range.end) continue;
+    const StateRows state = PartialState(part, range);
+    if (merged.vectors == nullptr) {
+      merged = state;
+      continue;
+    }
     for (int row = 0; row < task_rows; ++row) {
-      SoftmaxState<float> merged = RowOf(into, shape.head_dim, row);
-      MergeState(merged, RowOf(other, shape.head_dim, row), shape.head_dim);
-      into.max[row] = merged.max;
-      into.sum[row] = merged.sum;
+      SoftmaxState<float> both = RowOf(merged, shape.head_dim, row);
+      MergeState(both, RowOf(state, shape.head_dim, row), shape.head_dim);
+      merged.max[row] = both.max;
+      merged.sum[row] = both.sum;
     }
   }
+  return merged;
 }
 
 void AttentionPlan::Impl::WriteOutput(const Task& task, const StateRows& state, float* out) const {

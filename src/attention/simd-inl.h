@@ -48,19 +48,19 @@ HWY_INLINE hn::Vec<D> LoadF16(D d, const F16* HWY_RESTRICT from) {
 template <class D>
 HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   const hn::RebindToSigned<D> di;
-  const auto whole = hn::Round(x);
-  const auto f = hn::Sub(x, whole);
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it, plus the exponent bias 127, in the low
+  // bits: a shift makes 2^integer of them. Only good for x >= -126, the rest is overwritten below.
+  const auto magic = hn::Set(d, 12582912.0f + 127.0f);
+  const auto shifted = hn::Add(x, magic);
+  const auto f = hn::Sub(x, hn::Sub(shifted, magic));
+  const auto power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted)));
   auto y = hn::Set(d, 1.326472731e-03f);
   y = hn::MulAdd(y, f, hn::Set(d, 9.671512991e-03f));
   y = hn::MulAdd(y, f, hn::Set(d, 5.550733581e-02f));
   y = hn::MulAdd(y, f, hn::Set(d, 2.402224243e-01f));
   y = hn::MulAdd(y, f, hn::Set(d, 6.931470037e-01f));
   y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
-  // 2^whole goes into the exponent bits of y by integer addition; whole < -126 is overwritten
-  // below.
-  const auto bits = hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::ConvertTo(di, whole)));
-  // A NaN converts to 0 or to the lowest integer, both 0 after the shift: y, NaN already, is kept.
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::BitCast(d, bits));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
 // Queries of a segment scaled and interleaved by tiles of kTile rows: [tile][head_dim][kTile], so

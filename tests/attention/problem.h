@@ -2,6 +2,7 @@
 // reference.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -128,7 +129,7 @@ inline double Tolerance(const AttentionShape& shape, double q_norm, double k_nor
                         double n) {
   constexpr double kEps = std::numeric_limits<float>::epsilon();
   const double score = std::sqrt(shape.head_dim) * std::fabs(shape.scale) * q_norm * k_norm;
-  return 2 * kEps * (score + 2 + std::sqrt(n)) * v_max;
+  return kEps * (score + 4 + std::sqrt(n)) * v_max;
 }
 
 // The largest error in units of its tolerance; infinite if any output that should not be NaN is, or
