@@ -51,7 +51,7 @@ class QuerySampler {
 
 // The first right singular vector of `queries` [n_rows, head_dim] (n_rows > 0), of unit norm, with
 // the sign that gives most queries a positive product with it: sgn(1^T u1) v1, by majority as in
-// the reference code. In the layout of the queries. [head_dim]
+// the reference code, by the sum where halves are equal. In the layout of the queries. [head_dim]
 std::vector<double> PrincipalDirection(MatrixView<const float> queries);
 
 // Filters as Calibration::q_filters has them: principal directions averaged over the query heads of
