@@ -77,13 +77,12 @@ CLI/CLI.hpp libcli11-dev
 fmt/format.h libfmt-dev
 xxhash.h libxxhash-dev
 gtest/gtest.h libgtest-dev
-benchmark/benchmark.h libbenchmark-dev
 HEADERS
     tr -d ' '
 }
 
 all_libraries="libhwy-dev libeigen3-dev libpcre2-dev nlohmann-json3-dev libcli11-dev libfmt-dev \
-libxxhash-dev libgtest-dev libbenchmark-dev"
+libxxhash-dev libgtest-dev"
 
 has_compiler() { echo 'int main() {}' | "${CXX:-c++}" -std=c++20 -fsyntax-only -x c++ - 2>/dev/null; }
 has_sanitizers() {
