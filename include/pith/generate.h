@@ -50,9 +50,10 @@ struct Generation {
 };
 
 // Generates from the session's last logits until the model ends its turn, `max_tokens` are there
-// (negative: no limit), the context is full or the session is cancelled. `on_text` gets whole
-// characters as they come and returns false to stop. Every generated token, the last one too, has
-// been read by the session afterwards, except one that ended the generation by itself.
+// (negative: no limit), the context is full or the session is cancelled. `on_text` is called after
+// every token with the characters that became whole, maybe none, and returns false to stop. Every
+// generated token, the last one too, has been read by the session afterwards, except one that ended
+// the generation by itself.
 // Throws Error(kInvalidArgument) when nothing was read before.
 Generation Generate(Session& session, Sampler& sampler, int max_tokens,
                     const std::function<bool(std::string_view text)>& on_text = {});

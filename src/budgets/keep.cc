@@ -46,9 +46,17 @@ bool TakeDecimal(std::string_view& text, double& value) {
   return true;
 }
 
+bool IsAllDigits(std::string_view text) {
+  for (char c : text) {
+    if (!IsDigit(c)) return false;
+  }
+  return !text.empty();
+}
+
 bool FindBytes(std::string_view text, uint64_t& bytes) {
   double number = 0;
-  if (!TakeDecimal(text, number)) return false;
+  const bool whole = IsAllDigits(text);
+  if (!TakeDecimal(text, number) || (text.empty() && !whole)) return false;
   double scale = text.empty() ? 1.0 : 0.0;
   for (const Unit& unit : kUnits) {
     if (text == unit.name) scale = unit.bytes;
@@ -57,13 +65,6 @@ bool FindBytes(std::string_view text, uint64_t& bytes) {
   if (scale == 0.0 || product >= 0x1p63) return false;
   bytes = static_cast<uint64_t>(product);
   return true;
-}
-
-bool IsAllDigits(std::string_view text) {
-  for (char c : text) {
-    if (!IsDigit(c)) return false;
-  }
-  return !text.empty();
 }
 
 bool FindKeep(std::string_view text, Keep& keep) {

@@ -55,7 +55,7 @@ int Ask(const Verb& verb, std::span<char* const> arguments) {
   ReadWithProgress(session, prompt);
   for (Token token : prompt) sampler.Accept(token);
 
-  const InterruptScope interrupt(&session);
+  const InterruptScope interrupt;
   const Generation answer = Generate(session, sampler, max_tokens, [&](std::string_view text) {
     if (!json) Print(text);
     return !interrupt.requested();

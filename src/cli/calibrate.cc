@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "calibrate/metadata_keys.h"
 #include "cli/document.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -78,7 +79,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   const Model model = model_flags.Load();
   const auto start = std::chrono::steady_clock::now();
   Calibration calibration = [&] {
-    ProgressBar bar("calibrating", "steps");
+    ProgressBar bar("calibrating", "tokens");
     return Calibrate(model, texts, options, [&](int64_t done, int64_t total) {
       bar.Show(done, total);
       return true;
@@ -86,9 +87,9 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   }();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  calibration.metadata["corpus"] = Names(corpus);
+  calibration.metadata[kCorpusKey] = Names(corpus);
   {
-    const InterruptScope not_while_writing;
+    const UninterruptedScope writing;
     calibration.Save(target);
   }
 

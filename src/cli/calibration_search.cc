@@ -4,6 +4,7 @@
 #include <system_error>
 #include <vector>
 
+#include "calibrate/metadata_keys.h"
 #include "pith/error.h"
 
 namespace pith::cli {
@@ -52,7 +53,7 @@ std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs:
         Calibration calibration = Calibration::Load(file);
         calibration.CheckFits(model.info());
         // Shape alone does not say that a file which nobody named is this model's.
-        const auto fingerprint = calibration.metadata.find("fingerprint");
+        const auto fingerprint = calibration.metadata.find(kFingerprintKey);
         if (fingerprint == calibration.metadata.end() ||
             fingerprint->second != model.info().fingerprint) {
           continue;

@@ -16,12 +16,14 @@ std::atomic<Session*> g_session = nullptr;
 std::atomic<int> g_requests = 0;
 std::atomic<bool> g_in_scope = false;
 std::atomic<bool> g_at_prompt = false;
+std::atomic<bool> g_ignored = false;
 std::atomic<bool> g_progress_shown = false;
 std::atomic<pid_t> g_child = 0;
 static_assert(std::atomic<Session*>::is_always_lock_free &&
               std::atomic<pid_t>::is_always_lock_free);
 
 void OnInterrupt(int) {
+  if (g_ignored) return;
   const int saved_errno = errno;
   if (g_in_scope && g_requests.fetch_add(1) == 0) {
     if (Session* session = g_session) session->Cancel();
@@ -63,6 +65,9 @@ InterruptScope::~InterruptScope() {
 }
 
 bool InterruptScope::requested() const { return g_requests > 0; }
+
+UninterruptedScope::UninterruptedScope() { g_ignored = true; }
+UninterruptedScope::~UninterruptedScope() { g_ignored = false; }
 
 PromptScope::PromptScope() { g_at_prompt = true; }
 PromptScope::~PromptScope() { g_at_prompt = false; }

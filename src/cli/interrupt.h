@@ -23,6 +23,15 @@ class InterruptScope {
   bool requested() const;
 };
 
+// While it lives, Ctrl-C does nothing: a file is being written.
+class UninterruptedScope {
+ public:
+  UninterruptedScope();
+  ~UninterruptedScope();
+  UninterruptedScope(const UninterruptedScope&) = delete;
+  UninterruptedScope& operator=(const UninterruptedScope&) = delete;
+};
+
 // While it lives, Ctrl-C at a prompt ends the program as a good end: exit code 0.
 class PromptScope {
  public:

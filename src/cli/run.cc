@@ -25,7 +25,7 @@ struct RunFlags {
   std::string file;
   std::string template_name;
   std::string system_message;
-  int max_tokens = -1;
+  int max_tokens = 1024;
   bool json = false;
 };
 
@@ -58,7 +58,7 @@ int AnswerOnce(const RunFlags& flags, const std::string& prompt, const Conversat
   CheckFitsContext(session, tokens.size(), "the prompt");
   ReadWithProgress(session, tokens);
   for (Token token : tokens) sampler.Accept(token);
-  const InterruptScope interrupt(&session);
+  const InterruptScope interrupt;
   const Generation answer =
       Generate(session, sampler, flags.max_tokens, [&](std::string_view text) {
         if (!flags.json) Print(text);
@@ -172,15 +172,18 @@ class Chat {
         conversation_.TokensFor(message, /*from_start=*/session_.n_read() == 0);
     CheckFitsContext(session_, tokens.size(), "the message");
 
-    const InterruptScope interrupt(&session_);
-    try {
-      ReadWithProgress(session_, tokens);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kCancelled) throw;
-      stale_ = true;
-      return;
+    {
+      const InterruptScope interrupt(&session_);
+      try {
+        ReadWithProgress(session_, tokens);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kCancelled) throw;
+      }
+      stale_ = interrupt.requested();
+      if (stale_) return;
     }
     for (Token token : tokens) sampler_.Accept(token);
+    const InterruptScope interrupt;
     const Generation answer = Generate(session_, sampler_, max_tokens_, [&](std::string_view text) {
       Print(text);
       return !interrupt.requested();

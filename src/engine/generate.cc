@@ -33,7 +33,7 @@ Generation Generate(Session& session, Sampler& sampler, int max_tokens,
 
   const auto say = [&](const std::string& text) {
     result.text += text;
-    return text.empty() || !on_text || on_text(text);
+    return !on_text || on_text(text);
   };
   for (;;) {
     if (max_tokens >= 0 && result.tokens.size() >= static_cast<size_t>(max_tokens)) {
@@ -61,7 +61,7 @@ Generation Generate(Session& session, Sampler& sampler, int max_tokens,
       break;
     }
   }
-  say(decoder.Finish());
+  if (const std::string rest = decoder.Finish(); !rest.empty()) say(rest);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

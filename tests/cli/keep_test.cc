@@ -1,0 +1,69 @@
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "pith/error.h"
+#include "pith/plan.h"
+
+namespace pith {
+namespace {
+
+TEST(KeepTest, ReadsItsThreeForms) {
+  EXPECT_EQ(Keep::Parse("100%").kind, Keep::Kind::kAll);
+  const Keep quarter = Keep::Parse("25%");
+  EXPECT_EQ(quarter.kind, Keep::Kind::kFraction);
+  EXPECT_DOUBLE_EQ(quarter.fraction, 0.25);
+  EXPECT_DOUBLE_EQ(Keep::Parse("0.5%").fraction, 0.005);
+  const Keep entries = Keep::Parse("512");
+  EXPECT_EQ(entries.kind, Keep::Kind::kEntries);
+  EXPECT_EQ(entries.entries, 512);
+  const Keep bytes = Keep::Parse("64MiB");
+  EXPECT_EQ(bytes.kind, Keep::Kind::kBytes);
+  EXPECT_EQ(bytes.bytes, 64u << 20);
+  EXPECT_EQ(Keep::Parse("4096B").bytes, 4096u);
+}
+
+TEST(KeepTest, WritesWhatItReads) {
+  for (const char* text : {"100%", "25%", "29%", "0.1%", "33.3%", "1", "512", "64MiB", "3KiB",
+                           "2GiB", "1000B", "1025B"}) {
+    EXPECT_EQ(Keep::Parse(text).ToString(), text);
+  }
+}
+
+TEST(KeepTest, RefusesTheRestNamingTheForms) {
+  for (const char* text :
+       {"",     "0",           "0%",   "-1",  "-5%",  "100.1%",    "101%",
+        "200%", "nan%",        "inf%", "%",   "25 %", " 25%",      "25%%",
+        "half", "512 entries", "0x10", "1e3", "0MiB", "64mib",     "99999999999999999999",
+        "1.5",  ".",           ".%",   "+5",  "5-",   "9999999TiB"}) {
+    try {
+      const Keep keep = Keep::Parse(text);
+      ADD_FAILURE() << "'" << text << "' was read as " << keep.ToString();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << text;
+      EXPECT_NE(std::string(error.what()).find("25%"), std::string::npos) << text;
+      EXPECT_NE(std::string(error.what()).find("64MiB"), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(ParseBytesTest, ReadsDecimalAndBinaryUnits) {
+  EXPECT_EQ(ParseBytes("0"), 0u);
+  EXPECT_EQ(ParseBytes("4096"), 4096u);
+  EXPECT_EQ(ParseBytes("800KB"), 800000u);
+  EXPECT_EQ(ParseBytes("800KiB"), 819200u);
+  EXPECT_EQ(ParseBytes("64MiB"), 67108864u);
+  EXPECT_EQ(ParseBytes("1.5GiB"), 1610612736u);
+  EXPECT_EQ(ParseBytes("2TB"), 2000000000000u);
+  EXPECT_EQ(ParseBytes("7B"), 7u);
+}
+
+TEST(ParseBytesTest, RefusesTheRest) {
+  for (const char* text : {"", "MiB", "-1", "1 MiB", "1mib", "1e6", "inf", "nan", "0x10", "1.2.3",
+                           "1,5GiB", "8388608TiB", "1MiBs", "25%"}) {
+    EXPECT_THROW(ParseBytes(text), Error) << text;
+  }
+}
+
+}  // namespace
+}  // namespace pith
