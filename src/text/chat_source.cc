@@ -18,9 +18,15 @@ size_t NewLineLength(std::string_view source, size_t at) {
   return 0;
 }
 
+// Also where the new line is added as a literal of its own.
 bool HasNewLineAfter(std::string_view source, std::string_view mark) {
-  const size_t at = source.find(mark);
-  return at != std::string_view::npos && NewLineLength(source, at + mark.size()) > 0;
+  size_t at = source.find(mark);
+  if (at == std::string_view::npos) return false;
+  at += mark.size();
+  for (std::string_view join : {"' + '", "\" + \""}) {
+    if (source.substr(at).starts_with(join)) at += join.size();
+  }
+  return NewLineLength(source, at) > 0;
 }
 
 // The text of a Jinja literal from `at` up to `end_mark`, nothing if the literal ends before.

@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "base/printable.h"
+#include "text/utf8.h"
 
 namespace pith {
 namespace {
@@ -19,14 +20,6 @@ void ReplaceAll(std::string& text, std::string_view from, std::string_view to) {
     done = at + from.size();
   }
   if (done > 0) text = out.append(text, done);
-}
-
-// Bytes of the character that `lead` begins, were the text UTF-8.
-size_t CharacterLength(char lead) {
-  const auto byte = static_cast<uint8_t>(lead);
-  if (byte < 0xC0) return 1;
-  if (byte < 0xE0) return 2;
-  return byte < 0xF0 ? 3 : 4;
 }
 
 struct Node {
@@ -95,7 +88,8 @@ void SentencePiece::EncodeText(std::string_view raw, bool after_special,
 
   std::vector<Node> nodes;
   for (size_t at = 0; at < text.size();) {
-    const size_t length = std::min(CharacterLength(text[at]), text.size() - at);
+    const Utf8Step step = NextUtf8(std::string_view(text).substr(at));
+    const size_t length = step.kind == Utf8Kind::kValid ? step.length : 1;
     const auto index = static_cast<int32_t>(nodes.size());
     nodes.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(length), index - 1,
                      at + length < text.size() ? index + 1 : -1});
