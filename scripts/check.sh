@@ -22,11 +22,11 @@ scripts/build.sh asan
 ctest --preset asan
 
 step "ThreadSanitizer: attention and cache"
-scripts/build.sh tsan
+scripts/build.sh tsan tests/attention/all tests/cache/all
 ctest --preset tsan
 
 step "fuzzers, ${FUZZ_SECONDS:-60} seconds each"
-scripts/build.sh fuzz
+scripts/build.sh fuzz tests/fuzz/all
 shopt -s nullglob
 fuzzers=(build/fuzz/tests/fuzz/*_fuzzer)
 [ ${#fuzzers[@]} -gt 0 ] || {
