@@ -40,11 +40,8 @@ run_fuzzer() {
   corpus=build/fuzz/corpus/$name
   log=build/fuzz/$name.log
   mkdir -p "$corpus"
-  # Seeds, where the fuzzer has some, are read and not written to.
-  local seeds=()
-  [ ! -d "tests/fuzz/seeds/${name%_fuzzer}" ] || seeds=("tests/fuzz/seeds/${name%_fuzzer}")
   if ! "$1" -max_total_time="${FUZZ_SECONDS:-60}" -rss_limit_mb=2048 -timeout=10 \
-    -artifact_prefix="build/fuzz/$name-" "$corpus" "${seeds[@]}" >"$log" 2>&1; then
+    -artifact_prefix="build/fuzz/$name-" "$corpus" >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     echo "check: $name found something, its input is build/fuzz/$name-*" >&2
     return 1
