@@ -48,10 +48,10 @@ void ProgressBar::Show(int64_t done, int64_t total) {
   std::string bar =
       width < 5 ? std::string()
                 : fmt::format("[{}{}]", std::string(filled, '#'), std::string(width - filled, '.'));
-  fmt::print(stderr, "\r\033[K{} {}{}", label_, bar, line);
-  std::fflush(stderr);
   shown_ = true;
   SetProgressShown(true);
+  fmt::print(stderr, "\r\033[K{} {}{}", label_, bar, line);
+  std::fflush(stderr);
 }
 
 void ProgressBar::Clear() {

@@ -1,0 +1,97 @@
+"""What needs no model: help, version, wrong use."""
+
+import unittest
+
+from pith_process import PithTest
+
+VERBS = ["run", "ask", "compare", "bench", "calibrate", "tokenize"]
+
+
+class HelpTest(PithTest):
+    def test_help_lists_every_verb(self):
+        for flag in ("--help", "-h"):
+            out = self.done(flag)
+            for verb in VERBS:
+                self.assertRegex(out, rf"(?m)^  {verb} ")
+
+    def test_every_verb_explains_itself(self):
+        for verb in VERBS:
+            out = self.done(verb, "--help")
+            self.assertIn(f"pith {verb}", out)
+            self.assertIn("--model", out)
+            self.assertIn("PITH_MODEL", out)
+            self.assertIn("--json", out)
+            self.assertNotIn("--worker", out)
+
+    def test_version(self):
+        self.assertRegex(self.done("--version"), r"\Apith \d+\.\d+\.\d+\n\Z")
+
+    def test_nothing_gives_help_and_fails(self):
+        code, out, err = self.pith()
+        self.assertEqual((code, out), (2, ""))
+        self.assertIn("Usage", err)
+
+
+class WrongUseTest(PithTest):
+    def test_unknown_verb_and_flags(self):
+        self.refused(2, "no verb 'walk'", "walk")
+        self.refused(2, "no verb '--walk'", "--walk")
+        for verb in VERBS:
+            self.refused(2, "--no-such-flag", verb, "--no-such-flag", "a", "b")
+
+    def test_missing_arguments(self):
+        self.refused(2, "DOCUMENT", "ask")
+        self.refused(2, "QUESTION", "ask", "document.txt")
+        self.refused(2, "DOCUMENT", "compare")
+        self.refused(2, "--corpus", "calibrate", "-o", "x.pithcal")
+        self.refused(2, "-o", "calibrate", "--corpus", "x.txt")
+        self.refused(2, "--predict", "run", "-n")
+
+    def test_values_that_are_no_numbers(self):
+        for flag in ("-n", "-t", "-b", "-c", "--top-k", "--seed", "--window"):
+            self.refused(2, r"(?i)could not convert|invalid", "run", "-p", "hi", flag, "many")
+
+    def test_no_model(self):
+        del self.environment["PITH_MODEL"]
+        self.refused(2, r"-m .*PITH_MODEL", "run", "-p", "hi")
+
+    def test_keep_that_makes_no_sense(self):
+        for keep in ("0", "0%", "101%", "-5", "half", "", "1e3", "0MiB"):
+            self.refused(2, "25%.*512.*64MiB", "run", "-p", "hi", "--keep", keep)
+            self.refused(2, "25%.*512.*64MiB", "bench", "--keep", "100%", "--keep", keep)
+        self.refused(2, "131.*132.*4 sinks.*window of 128", "run", "-p", "hi", "--keep", "131")
+        self.refused(2, "99.*100", "run", "-p", "hi", "--keep", "99", "--window", "90", "--sinks", "10")
+
+    def test_plan_values_out_of_range(self):
+        self.refused(2, "scorer 'magic'.*qfilter", "run", "-p", "hi", "--scorer", "magic")
+        self.refused(2, "--window", "run", "-p", "hi", "--window", "0")
+        self.refused(2, "--sinks", "run", "-p", "hi", "--sinks", "-1")
+        self.refused(2, "--skip-layers", "run", "-p", "hi", "--skip-layers", "-1")
+        self.refused(2, "not a size", "run", "-p", "hi", "--kv-limit", "lots")
+
+    def test_sampling_values_out_of_range(self):
+        for flag, value, name in (
+            ("--temp", "-1", "temperature"),
+            ("--top-k", "-1", "top-k"),
+            ("--top-p", "1.5", "top-p"),
+            ("--min-p", "2", "min-p"),
+            ("--repeat-penalty", "0", "repeat-penalty"),
+            ("--repeat-last-n", "-2", "repeat-last-n"),
+        ):
+            self.refused(2, f"{name} is .*expected", "run", "-p", "hi", flag, value)
+
+    def test_bench_values_out_of_range(self):
+        self.refused(2, "deep", "bench", "-d", "deep")
+        self.refused(2, "depth 24", "bench", "-d", "24")
+        self.refused(2, "depth 530", "bench", "-d", "512,530")
+        self.refused(2, "--decode", "bench", "--decode", "0")
+
+    def test_two_prompts(self):
+        self.refused(2, "not both", "run", "-p", "hi", "-f", "x.txt")
+        self.refused(2, "prompt is empty", "run", "-p", "  ")
+        self.refused(2, "question is empty", "ask", "x.txt", " ")
+        self.refused(2, "not both", "tokenize", "-p", "hi", "-f", "x.txt")
+
+
+if __name__ == "__main__":
+    unittest.main()

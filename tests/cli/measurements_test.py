@@ -1,0 +1,131 @@
+"""bench, compare and calibrate."""
+
+import json
+import os
+import re
+import struct
+import unittest
+
+from pith_process import FACT, ONE_THREAD, PithTest, random_model
+
+HEADS = 2 * 2  # layers x KV heads of the random model
+CACHE = {"tokens", "entries", "entries_full", "kv_bytes", "kv_bytes_peak", "kv_bytes_full"}
+
+
+class BenchTest(PithTest):
+    def test_records(self):
+        records = self.json("bench", "-d", "256,64", "--decode", "8", "--keep", "100%,140",
+                            "--scorer", "knorm", "-b", "32", "--json", *ONE_THREAD)
+        self.assertEqual([(r["keep"], r["depth"], r["segment"]) for r in records],
+                         [("100%", 64, [0, 56]), ("100%", 256, [64, 248]),
+                          ("140", 64, [0, 56]), ("140", 256, [64, 248])])
+        for record in records:
+            self.assertLessEqual(
+                CACHE | {"depth", "keep", "prefill_tps", "decode_ms", "threads", "simd", "cpu",
+                         "attention_ms", "segment", "batch", "weight_type"}, set(record))
+            self.assertGreater(record["prefill_tps"], 0)
+            self.assertGreater(record["decode_ms"], 0)
+            self.assertGreaterEqual(record["decode_ms"], record["decode_ms_min"])
+            self.assertEqual((record["threads"], record["decode_steps"]), (1, 8))
+            self.assertEqual(record["tokens"], record["depth"])
+            self.assertEqual(record["entries_full"], record["depth"] * HEADS)
+            self.assertTrue(record["simd"])
+        self.assertEqual(records[1]["entries"], 256 * HEADS)
+        self.assertLessEqual(records[3]["entries"], (140 + 32) * HEADS)
+        self.assertLess(records[3]["kv_bytes"], records[1]["kv_bytes"])
+
+    def test_a_depth_may_be_the_whole_context(self):
+        records = self.json("bench", "-d", "128", "-c", "128", "--json", *ONE_THREAD)
+        self.assertEqual(records[0]["tokens"], 128)
+        self.refused(2, "129.*128", "bench", "-d", "129", "-c", "128", *ONE_THREAD)
+
+    def test_table(self):
+        text = self.write("text.txt", FACT)
+        out = self.done("bench", "-d", "64,128", "-f", text, *ONE_THREAD)
+        rows = [line for line in out.splitlines() if re.match(r" +\d", line)]
+        self.assertEqual([row.split()[0] for row in rows], ["64", "128"])
+
+
+class CompareTest(PithTest):
+    def test_both_sides(self):
+        document = self.write("long.txt", FACT * 20)
+        flags = ["--keep", "150", "--scorer", "knorm", "--tail", "16", "-n", "5", "-b", "64",
+                 *ONE_THREAD]
+        out = self.json("compare", document, "--json", *flags)
+        full, compressed = out["full"], out["compressed"]
+        tokens = len(self.json("tokenize", "--json", stdin=FACT * 20)["ids"])
+        for side in (full, compressed):
+            self.assertEqual(side["tokens"], tokens)
+            self.assertEqual((side["text_tokens"], side["perplexity_tokens"]), (5, 16))
+            # Of a model that knows nothing, near the size of its vocabulary.
+            self.assertTrue(1000 < side["perplexity"] < 1e7, side["perplexity"])
+            for key in ("prefill_tps", "decode_tps", "peak_resident_bytes"):
+                self.assertGreater(side[key], 0)
+        self.assertEqual(full["entries"], tokens * HEADS)
+        self.assertEqual(compressed["entries"], 150 * HEADS)
+        self.assertLess(compressed["kv_bytes"], full["kv_bytes"])
+        self.assertLess(compressed["kv_bytes_peak"], full["kv_bytes_peak"])
+        table = self.done("compare", document, *flags)
+        for row in ("tokens read", "entries kept", "KV memory now", "KV memory at peak",
+                    "peak resident memory", "prefill", "decode", "perplexity, last 16"):
+            self.assertRegex(table, rf"(?m)^{row}.* \S+.* \S+")
+        self.assertIn(full["text"], table)
+
+    def test_part_of_a_document(self):
+        document = self.write("long.txt", FACT * 20)
+        out = self.json("compare", document, "--json", "--tokens", "60", "--tail", "10", "-n", "2",
+                        "--keep", "100%", *ONE_THREAD)
+        self.assertEqual(out["full"]["tokens"], 60)
+        # The same plan on both sides gives the same result.
+        for key in ("perplexity", "text", "entries", "kv_bytes"):
+            self.assertEqual(out["full"][key], out["compressed"][key])
+
+
+class CalibrateTest(PithTest):
+    def calibrate(self, *flags):
+        corpus = self.write("corpus.txt", FACT * 20)
+        return self.json("calibrate", "--corpus", corpus, "--sequences", "3", "--sequence-tokens",
+                         "96", "--rows", "128", "--json", *ONE_THREAD, *flags)
+
+    def test_writes_a_file_that_is_found_and_used(self):
+        model = self.path("small.gguf")
+        os.symlink(random_model(), model)
+        out = self.calibrate("-m", model, "-o", self.path("small.pithcal"))
+        self.assertEqual((out["n_layers"], out["n_kv_heads"], out["head_dim"]), (2, 2, 16))
+        self.assertEqual(out["bytes"], os.path.getsize(out["file"]))
+        self.assertEqual(self.files(), ["corpus.txt", "small.gguf", "small.pithcal"])
+        with open(out["file"], "rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        self.assertEqual(header["q_filters"]["shape"], [2, 2, 16])
+        self.assertEqual(header["__metadata__"]["corpus"], "corpus.txt")
+
+        # Beside the model it is found by its name, elsewhere it can be named, in ./calibrations by
+        # its fingerprint.
+        document = self.write("long.txt", FACT * 20)
+        ask = ["ask", document, "When?", "-n", "2", "--json", "--keep", "200", *ONE_THREAD]
+        beside = self.json(*ask, "-m", model)
+        self.assertEqual(beside["scorer"], "qfilter")
+        named = self.json(*ask, "--calibration", out["file"])
+        os.mkdir(self.path("calibrations"))
+        os.rename(out["file"], self.path("calibrations/any-name.pithcal"))
+        found = self.json(*ask, "-m", model)
+        for other in (named, found):
+            self.assertEqual((other["answer"], other["entries"]),
+                             (beside["answer"], beside["entries"]))
+
+    def test_same_seed_same_file(self):
+        contents = []
+        for name in ("a.pithcal", "b.pithcal"):
+            self.calibrate("-o", self.path(name))
+            with open(self.path(name), "rb") as file:
+                contents.append(file.read())
+        self.assertEqual(contents[0], contents[1])
+
+    def test_old_file_is_replaced(self):
+        target = self.write("x.pithcal", "old")
+        self.calibrate("-o", target)
+        self.assertGreater(os.path.getsize(target), 256)
+
+
+if __name__ == "__main__":
+    unittest.main()
