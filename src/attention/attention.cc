@@ -14,8 +14,6 @@
 namespace pith {
 namespace {
 
-// Up to this many rows the decode kernel is the faster one.
-constexpr int kDecodeMaxRows = 24;
 // Rows of a query block in prefill: enough to pay for converting a page to f32, few enough for
 // queries, scores and states to stay in a second-level cache of 512 KiB.
 constexpr int kPrefillRows = 192;
@@ -115,10 +113,11 @@ void AttentionPlan::Prepare(int n_tokens) {
          n_tokens);
   }
   Impl& p = *impl_;
-  p.kernels = &CurrentKernels();
-  if (n_tokens == p.n_tokens) return;
+  const Kernels& kernels = CurrentKernels();
+  if (n_tokens == p.n_tokens && &kernels == p.kernels) return;
+  p.kernels = &kernels;
   p.n_tokens = n_tokens;
-  p.decode = n_tokens * p.group <= kDecodeMaxRows;
+  p.decode = n_tokens * p.group <= p.kernels->decode_max_rows;
   p.query_block = p.decode ? n_tokens : std::min(n_tokens, std::max(1, kPrefillRows / p.group));
   p.n_rows = p.query_block * p.group;
   p.parts_per_thread = p.decode ? 1 : kPrefillPartsPerThread;

@@ -24,7 +24,17 @@ void Exp2Array(const float* x, size_t n, float* y) {
 }
 
 const Kernels* LevelKernels() {
-  static const Kernels kernels = {hwy::TargetName(HWY_TARGET), Decode, Prefill, Exp2Array};
+  // Where the instruction set converts f16, doing so again for every tile of rows costs less than
+  // storing the result; where it does not, a conversion takes a dozen instructions.
+  constexpr bool kHasF16 = HWY_TARGET != HWY_SSE4 && HWY_TARGET != HWY_SSSE3 &&
+                           HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
+  static const Kernels kernels = {
+      .level = hwy::TargetName(HWY_TARGET),
+      .decode = Decode,
+      .prefill = Prefill,
+      .decode_max_rows = kHasF16 ? 128 : 4,
+      .exp2 = Exp2Array,
+  };
   return &kernels;
 }
 

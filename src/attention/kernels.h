@@ -50,6 +50,7 @@ struct Kernels {
   void (*decode)(const Segment& segment);
   // Converts each page to f32 once and runs a blocked matrix product; best for many rows.
   void (*prefill)(const Segment& segment);
+  int decode_max_rows;  // up to this many rows decode is the faster of the two, as measured
   // y[i] = 2^x[i] as the kernels compute it, x <= 0; n is a multiple of 64.
   void (*exp2)(const float* x, size_t n, float* y);
 };

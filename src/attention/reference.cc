@@ -25,10 +25,10 @@ double HalfToDouble(F16 bits) {
   return (bits & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
-// The entries of a head, [n_entries, head_dim] each.
+// The entries of a head.
 struct Rows {
-  std::vector<double> keys;
-  std::vector<double> values;
+  std::vector<double> keys;    // [head_dim, n_entries]
+  std::vector<double> values;  // [n_entries, head_dim]
 };
 
 Rows ReadHead(const HeadView& head, int head_dim) {
@@ -41,7 +41,7 @@ Rows ReadHead(const HeadView& head, int head_dim) {
     const auto* values = reinterpret_cast<const F16*>(page + F16KeyBytes(head_dim));
     const int64_t block = i % kPageEntries / kBlockEntries;
     for (int d = 0; d < head_dim; ++d) {
-      rows.keys[i * head_dim + d] =
+      rows.keys[d * head.n_entries + i] =
           HalfToDouble(keys[(block * head_dim + d) * kBlockEntries + i % kBlockEntries]);
       rows.values[i * head_dim + d] = HalfToDouble(values[i % kPageEntries * head_dim + d]);
     }
@@ -50,15 +50,17 @@ Rows ReadHead(const HeadView& head, int head_dim) {
 }
 
 // One query of one head over the first n_visible entries.
-void AttendOne(const float* q, const Rows& rows, int64_t n_visible, int head_dim, double scale,
-               double* out) {
+void AttendOne(const float* q, const Rows& rows, int64_t n_entries, int64_t n_visible, int head_dim,
+               double scale, double* out) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   std::vector<double> scores(std::max<int64_t>(n_visible, 0));
+  for (int d = 0; d < head_dim; ++d) {
+    for (int64_t i = 0; i < n_visible; ++i) scores[i] += q[d] * rows.keys[d * n_entries + i];
+  }
   double max = -kInfinity;
-  for (int64_t i = 0; i < n_visible; ++i) {
-    for (int d = 0; d < head_dim; ++d) scores[i] += q[d] * rows.keys[i * head_dim + d];
-    scores[i] *= scale;
-    max = std::max(max, scores[i]);
+  for (double& score : scores) {
+    score *= scale;
+    max = std::max(max, score);
   }
 
   std::fill_n(out, head_dim, 0.0);
@@ -84,7 +86,7 @@ void ReferenceAttention(const AttentionShape& shape, const float* q, int n_token
       const int64_t n_visible = head.n_entries - (head.n_chunk > 0 ? head.n_chunk - token - 1 : 0);
       for (int h = g * group; h < (g + 1) * group; ++h) {
         const int64_t row = (int64_t{token} * shape.n_heads + h) * shape.head_dim;
-        AttendOne(q + row, rows, n_visible, shape.head_dim, shape.scale, out + row);
+        AttendOne(q + row, rows, head.n_entries, n_visible, shape.head_dim, shape.scale, out + row);
       }
     }
   }

@@ -25,8 +25,16 @@ class Numerics : public testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(Levels, Numerics, testing::ValuesIn(AvailableSimdLevels()),
                          [](const auto& param) { return param.param; });
 
-// A chunk for each kernel: one query is always decoded, 40 queries of 3 heads are prefill.
-constexpr int kChunks[] = {1, 40};
+// A chunk for each kernel: one query of 3 heads is decoded, 45 are above every decode_max_rows.
+constexpr int kChunks[] = {1, 45};
+
+TEST(Kernels, ChunksReachBoth) {
+  for (const std::string& level : AvailableSimdLevels()) {
+    const ForcedLevel forced(level);
+    EXPECT_GE(CurrentKernels().decode_max_rows, 3 * kChunks[0]);
+    EXPECT_LT(CurrentKernels().decode_max_rows, 3 * kChunks[1]);
+  }
+}
 
 TEST_P(Numerics, ExponentialOverItsRange) {
   // Every 37th float from -0 to -2^23, and what lies around every integer.

@@ -98,7 +98,7 @@ TEST(Schedule, OneHeadHoldingEverythingIsSharedByAll) {
 TEST(AttentionPlan, ReusedWithOtherHeadsAndThreads) {
   const std::vector<std::vector<int64_t>> all_counts = {{300, 5, 64}, {0, 1000, 2}, {31, 33, 0}};
   AttentionPlan plan({.head_dim = 64, .n_heads = 9, .n_kv_heads = 3, .scale = 0.125f}, 4);
-  for (const int n_tokens : {1, 60, 4, 60, 1}) {
+  for (const int n_tokens : {1, 70, 4, 70, 1}) {
     plan.Prepare(n_tokens);
     for (const auto& counts : all_counts) {
       const Problem p = MakeProblem(64, 3, counts, n_tokens, true, n_tokens);
@@ -138,7 +138,7 @@ TEST(AttentionPlan, LateThreads) {
 TEST(AttentionPlan, BackToBackRuns) {
   constexpr int kThreads = 3;
   constexpr int kRounds = 400;
-  for (const int n_tokens : {1, 30}) {
+  for (const int n_tokens : {1, 45}) {
     const Problem p = MakeProblem(64, 3, {40, 130, 0}, n_tokens, true, 4);
     const std::vector<HeadView> views = p.views();
     AttentionPlan plan(p.shape, kThreads);
