@@ -24,7 +24,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Tokens of UTF-8 text, without BOS or EOS. Bytes that are not UTF-8 are encoded as they are.
+  // Tokens of UTF-8 text, without BOS or EOS. Bytes that are not UTF-8 are encoded as they are; a
+  // byte for which the vocabulary has no token is left out, or U+FFFD if it is not part of UTF-8.
   // `parse_special`: whether "<|im_end|>" and the like become one token.
   virtual std::vector<Token> Encode(std::string_view text, bool parse_special = false) const = 0;
 
@@ -68,7 +69,9 @@ struct ChatMessage {
 // A chat format: how a conversation becomes one text. Immutable, cheap to copy.
 class ChatTemplate {
  public:
-  // By name: "chatml", "llama2", "llama3", "mistral", "gemma", "phi3", or "none" (contents only).
+  // By name: "chatml", "llama2", "llama3", "mistral" (version 3; also "mistral-v0.2", "mistral-v1",
+  // "mistral-v3-tekken", "mistral-v7", "mistral-v7-tekken"), "gemma", "phi3", or "none" (contents
+  // only).
   // Throws Error(kInvalidArgument) naming the known ones.
   static ChatTemplate ByName(std::string_view name);
   // Recognises the Jinja source in `tokenizer.chat_template`.
