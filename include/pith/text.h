@@ -37,9 +37,9 @@ class Tokenizer {
   virtual std::string Piece(Token token, bool special = false) const = 0;
 
   virtual int n_vocab() const = 0;
-  virtual Token bos() const = 0;      // -1 if the vocabulary has none
-  virtual Token eos() const = 0;      // -1 if the vocabulary has none
-  virtual bool add_bos() const = 0;   // whether the model expects BOS before a text
+  virtual Token bos() const = 0;     // -1 if the vocabulary has none
+  virtual Token eos() const = 0;     // -1 if the vocabulary has none
+  virtual bool add_bos() const = 0;  // whether the model expects BOS before a text
   virtual bool IsEndOfGeneration(Token token) const = 0;  // EOS, end of turn, end of message
 
   // Text of a whole sequence; incomplete UTF-8 is replaced by U+FFFD.
@@ -88,7 +88,8 @@ class ChatTemplate {
  private:
   explicit ChatTemplate(const Format* format) : format_(format) {}
   const Format* format_;
-  std::string default_system_;  // what the model's own template says when no system message is given
+  std::string
+      default_system_;  // what the model's own template says when no system message is given
 };
 
 }  // namespace pith

@@ -2,6 +2,7 @@
 // model named. Where llama.cpp (src/llama-vocab.cpp, v0.5.0) departs from that file, which it does
 // for the letter classes of tekken and gpt-4o, its reading is followed, because GGUF files are made
 // for it and tests compare with it. No expression repeats a group, so matching needs no stack.
+// Which characters are letters, marks and numbers is as PCRE2's edition of Unicode has it.
 #include "text/pretokenizer_rules.h"
 
 namespace pith {
