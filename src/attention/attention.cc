@@ -103,6 +103,7 @@ AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
          max_threads);
   }
   impl_ = std::make_unique<Impl>(shape, max_threads);
+  Prepare(1);
 }
 
 AttentionPlan::~AttentionPlan() = default;
@@ -115,8 +116,8 @@ void AttentionPlan::Prepare(int n_tokens) {
   Impl& p = *impl_;
   const Kernels& kernels = CurrentKernels();
   if (n_tokens == p.n_tokens && &kernels == p.kernels) return;
+  p.n_tokens = 0;  // nothing is prepared if an allocation below fails
   p.kernels = &kernels;
-  p.n_tokens = n_tokens;
   p.decode = n_tokens * p.group <= p.kernels->decode_max_rows;
   p.query_block = p.decode ? n_tokens : std::min(n_tokens, std::max(1, kPrefillRows / p.group));
   p.n_rows = p.query_block * p.group;
@@ -130,6 +131,7 @@ void AttentionPlan::Prepare(int n_tokens) {
   p.cuts.assign(size_t{1} * p.max_threads * (p.max_parts() + 1), Cut{});
   const int n_query_blocks = (n_tokens + p.query_block - 1) / p.query_block;
   p.finished = std::vector<std::atomic<int>>(size_t{1} * n_query_blocks * p.shape.n_kv_heads);
+  p.n_tokens = n_tokens;
 }
 
 void AttentionPlan::Run(const float* q, std::span<const HeadView> heads, float* out, int thread,

@@ -27,7 +27,8 @@ class AttentionPlan {
   AttentionPlan(const AttentionShape& shape, int max_threads);
   ~AttentionPlan();
 
-  // Before the threads start, once per chunk size: `n_tokens` queries a head. Not thread-safe.
+  // Before the threads start, once per chunk size: `n_tokens` queries a head, 1 if never called.
+  // Takes up a SIMD level forced since. Not thread-safe.
   void Prepare(int n_tokens);
 
   // q, out: [n_tokens, n_heads, head_dim] f32, contiguous. heads: [n_kv_heads]; n_chunk is 0 or
