@@ -55,6 +55,7 @@ def parse_arguments():
     parser.add_argument("-d", dest="depths", default="512,2048,8192", help="rising, with commas")
     parser.add_argument("-t", dest="threads", default="2")
     parser.add_argument("--keep", default="100%", help="pith's budgets, with commas")
+    parser.add_argument("--scorer", default="qfilter", help="pith's scorer")
     parser.add_argument("--kv", default="f16", help="llama.cpp's type of K and V")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pith", default=ROOT / "build/release/bin/pith")
@@ -70,7 +71,8 @@ def parse_arguments():
 def measure(arguments):
     common = ["-m", arguments.model, "-d", arguments.depths, "-t", arguments.threads, "--json"]
     commands = {
-        "pith": [arguments.pith, "bench", *common, "--keep", arguments.keep],
+        "pith": [arguments.pith, "bench", *common, "--keep", arguments.keep,
+                 "--scorer", arguments.scorer],
         "peer": [arguments.peer, *common, "--kv", arguments.kv],
     }
     rounds = {name: [] for name in commands}
