@@ -10,8 +10,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <limits>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 
@@ -495,6 +493,8 @@ std::span<const std::byte> GgufFile::TensorBytes(const ggml_tensor& tensor) cons
 }
 
 const std::string& GgufFile::name() const { return impl_->name; }
+
+void GgufFile::Release(std::span<const std::byte> bytes) const { impl_->file.Release(bytes); }
 
 std::span<const std::byte> GgufFile::bytes() const { return impl_->bytes; }
 

@@ -65,4 +65,12 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::Release(std::span<const std::byte> part) const noexcept {
+  if (part.empty() || part.data() < data_ || part.data() + part.size() > data_ + size_) return;
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = (static_cast<size_t>(part.data() - data_) + page - 1) / page * page;
+  const size_t end = static_cast<size_t>(part.data() - data_ + part.size()) / page * page;
+  if (begin < end) madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
 }  // namespace pith

@@ -18,6 +18,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  // Gives the memory of a part of bytes() back to the system; it is read again when touched.
+  void Release(std::span<const std::byte> part) const noexcept;
+
  private:
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -194,6 +193,7 @@ void CheckCoverage(const std::string& file,
                    const std::map<std::string, SafeTensor, std::less<>>& tensors,
                    std::span<const std::byte> data) {
   std::vector<std::span<const std::byte>> spans;
+  spans.reserve(tensors.size());
   for (const auto& [name, tensor] : tensors) spans.push_back(tensor.bytes);
   std::sort(spans.begin(), spans.end(), [](const auto& a, const auto& b) {
     return std::pair(a.data(), a.size()) < std::pair(b.data(), b.size());

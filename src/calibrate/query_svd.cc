@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "base/fail.h"
 #include "calibrate/rope_layout.h"
@@ -76,23 +77,28 @@ bool QuerySampler::complete() const {
 }
 
 std::vector<double> PrincipalDirection(MatrixView<const float> queries) {
-  using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const auto n_rows = static_cast<Eigen::Index>(queries.rows);
   const auto head_dim = static_cast<Eigen::Index>(queries.cols);
-  const Eigen::MatrixXd rows = Eigen::Map<const Rows, 0, Eigen::OuterStride<>>(
-                                   queries.data, n_rows, head_dim,
-                                   Eigen::OuterStride<>(static_cast<Eigen::Index>(queries.stride)))
-                                   .cast<double>();
+  Eigen::MatrixXd columns(head_dim, n_rows);  // Q^T
+  for (size_t i = 0; i < queries.rows; ++i) {
+    columns.col(static_cast<Eigen::Index>(i)) =
+        Eigen::Map<const Eigen::VectorXf>(queries.row(i), head_dim).cast<double>();
+  }
   // The right singular vectors of Q are the eigenvectors of Q^T Q, which stays small however many
   // queries there are; in double its rounding is far below that of the float queries.
   Eigen::MatrixXd gram = Eigen::MatrixXd::Zero(head_dim, head_dim);
-  gram.selfadjointView<Eigen::Lower>().rankUpdate(rows.transpose());
+  gram.selfadjointView<Eigen::Lower>().rankUpdate(columns);
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(gram);
   Eigen::VectorXd direction = solver.eigenvectors().col(head_dim - 1);  // of the largest eigenvalue
-  const Eigen::VectorXd products = rows * direction;
-  const auto n_positive = (products.array() > 0).count();
+  Eigen::Index n_positive = 0;
+  double sum = 0;
+  for (Eigen::Index i = 0; i < n_rows; ++i) {
+    const double product = columns.col(i).dot(direction);
+    n_positive += product > 0 ? 1 : 0;
+    sum += product;
+  }
   const bool tie = 2 * n_positive == n_rows;
-  if (tie ? products.sum() < 0 : 2 * n_positive < n_rows) direction = -direction;
+  if (tie ? sum < 0 : 2 * n_positive < n_rows) direction = -direction;
   return {direction.begin(), direction.end()};
 }
 

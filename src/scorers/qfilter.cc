@@ -14,14 +14,11 @@ class QFilter : public Scorer {
       : filters_(std::move(filters)), n_kv_heads_(model.n_kv_heads), head_dim_(model.head_dim) {}
 
   void Score(const Entries& entries, std::span<float> worth) const override {
-    using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    const auto head = static_cast<size_t>(entries.layer * n_kv_heads_ + entries.kv_head);
+    const size_t head = static_cast<size_t>(entries.layer) * n_kv_heads_ + entries.kv_head;
     const Eigen::Map<const Eigen::VectorXf> filter(filters_.data() + head * head_dim_, head_dim_);
-    const auto n = static_cast<Eigen::Index>(worth.size());
-    const Eigen::Map<const Rows, 0, Eigen::OuterStride<>> keys(
-        entries.keys.data, n, head_dim_,
-        Eigen::OuterStride<>(static_cast<Eigen::Index>(entries.keys.stride)));
-    Eigen::Map<Eigen::VectorXf>(worth.data(), n).noalias() = -(keys * filter);
+    for (size_t i = 0; i < worth.size(); ++i) {
+      worth[i] = -filter.dot(Eigen::Map<const Eigen::VectorXf>(entries.keys.row(i), head_dim_));
+    }
   }
 
  private:

@@ -1,5 +1,7 @@
 #include "scorers/scorer.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -26,6 +28,7 @@ constexpr std::array kMethods = {
 
 std::vector<std::string> ScorerNames() {
   std::vector<std::string> names;
+  names.reserve(kMethods.size());
   for (const Method& method : kMethods) names.emplace_back(method.name);
   return names;
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 #include "tools/expect_error.h"
 #include "tools/gguf_bytes.h"

@@ -69,6 +69,7 @@ std::vector<std::string> ByteTokens() {
 
 void SetStrings(gguf_context* gguf, const char* key, const std::vector<std::string>& strings) {
   std::vector<const char*> pointers;
+  pointers.reserve(strings.size());
   for (const std::string& s : strings) pointers.push_back(s.c_str());
   gguf_set_arr_str(gguf, key, pointers.data(), pointers.size());
 }
