@@ -91,7 +91,8 @@ int Work(const CompareFlags& flags) {
   Session session = MakeSession(model, plan, options);
 
   const auto body = std::span(tokens).first(tokens.size() - static_cast<size_t>(flags.tail_tokens));
-  ReadWithProgress(session, body);
+  ReadWithProgress(session, body,
+                   flags.worker == kFull ? "full cache" : "keep " + plan.keep.ToString());
   const TimeStats read = session.times();
   const double perplexity = ReadTail(session, std::span(tokens).subspan(body.size()));
   const CacheStats after_reading = session.stats();

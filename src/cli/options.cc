@@ -167,8 +167,8 @@ Session MakeSession(const Model& model, const Plan& plan, const SessionOptions& 
   return AsUsage([&] { return Session(model, plan, options); });
 }
 
-void ReadWithProgress(Session& session, std::span<const Token> tokens) {
-  ProgressBar bar("reading", "tokens");
+void ReadWithProgress(Session& session, std::span<const Token> tokens, const std::string& label) {
+  ProgressBar bar(label, "tokens");
   ReadOptions options;
   options.progress = [&](int64_t done, int64_t total) {
     bar.Show(done, total);

@@ -75,6 +75,7 @@ class SamplingFlags {
 Session MakeSession(const Model& model, const Plan& plan, const SessionOptions& options);
 
 // Reads tokens with a progress bar.
-void ReadWithProgress(Session& session, std::span<const Token> tokens);
+void ReadWithProgress(Session& session, std::span<const Token> tokens,
+                      const std::string& label = "reading");
 
 }  // namespace pith::cli

@@ -46,13 +46,13 @@ class TokenizeTest(PithTest):
 
 class RunTest(PithTest):
     def test_answers_from_flag_file_and_pipe(self):
-        question = "What is the capital of France?"
-        answer = self.done("run", "-p", question, "-n", "12", *REAL)
-        self.assertIn("Paris", answer)
+        question = FACT + "Who built the lighthouse?"
+        answer = self.done("run", "-p", question, "-n", "16", *REAL)
+        self.assertIn("Mary Anders", answer)
         self.assertTrue(answer.endswith("\n"))
-        self.assertEqual(self.done("run", "-n", "12", *REAL, stdin=question), answer)
+        self.assertEqual(self.done("run", "-n", "16", *REAL, stdin=question), answer)
         file = self.write("prompt.txt", question)
-        self.assertEqual(self.done("run", "-f", file, "-n", "12", *REAL), answer)
+        self.assertEqual(self.done("run", "-f", file, "-n", "16", *REAL), answer)
 
     def test_stops_where_the_model_ends(self):
         out = self.json("run", "-p", "Say hello.", "-n", "200", "--json", *REAL)
