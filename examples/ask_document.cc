@@ -31,7 +31,7 @@ void Ask(const char* model_file, const char* document, const char* question,
     plan.scorer = "qfilter";
     plan.calibration = std::make_shared<pith::Calibration>(pith::Calibration::Load(calibration));
   } else {
-    plan.scorer = "streaming";
+    plan.scorer = "streaming_llm";
   }
 
   const pith::ChatMessage message = {"user", ReadFile(document) + "\n\n" + question};

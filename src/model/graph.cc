@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/fail.h"
+#include "model/split_q4_1.h"
 
 namespace pith {
 namespace {
@@ -21,7 +22,19 @@ class DecoderBuilder {
 
   ggml_tensor* Multiply(const Linear& linear, ggml_tensor* x) const {
     ggml_tensor* y = ggml_mul_mat(g_, linear.weight, x);
+    if (linear.rest) y = ggml_add(g_, y, ggml_mul_mat(g_, linear.rest, BlockSums(x)));
     return linear.bias ? ggml_add(g_, y, linear.bias) : y;
+  }
+
+  // Sums of each run of 32: [n, n_tokens] -> [n / 32, n_tokens]. See split_q4_1.h.
+  ggml_tensor* BlockSums(ggml_tensor* x) const {
+    if (x != summed_) {
+      const int64_t n_blocks = x->ne[0] / kQ4BlockWeights;
+      ggml_tensor* blocks = ggml_reshape_3d(g_, x, kQ4BlockWeights, n_blocks, x->ne[1]);
+      sums_ = ggml_reshape_2d(g_, ggml_sum_rows(g_, blocks), n_blocks, x->ne[1]);
+      summed_ = x;
+    }
+    return sums_;
   }
 
   // q or k heads: [n_in, n_tokens] -> [head_dim, n_heads, n_tokens] after norm and RoPE.
@@ -65,6 +78,9 @@ class DecoderBuilder {
   const Weights& weights_;
   const HyperParams& h_;
   ggml_tensor* positions_;
+  mutable ggml_tensor* summed_ =
+      nullptr;  // whose block sums sums_ are: several matrices share them
+  mutable ggml_tensor* sums_ = nullptr;
 };
 
 ggml_context_ptr NewContext(size_t n_nodes) {
@@ -88,7 +104,7 @@ ggml_gallocr_ptr Allocate(ggml_cgraph* graph) {
 Graph::Graph(const Weights& weights, const HyperParams& hparams, std::span<const LayerOps> ops,
              int n_tokens, Output output)
     : n_tokens_(n_tokens), output_(output) {
-  const size_t n_nodes = 64 + 48 * static_cast<size_t>(hparams.n_layers);
+  const size_t n_nodes = 64 + 80 * static_cast<size_t>(hparams.n_layers);
   context_ = NewContext(n_nodes);
   ggml_context* g = context_.get();
   graph_ = ggml_new_graph_custom(g, n_nodes, false);

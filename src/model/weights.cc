@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <set>
 
@@ -8,9 +9,15 @@
 #include <ggml-cpu.h>
 
 #include "base/fail.h"
+#include "model/split_q4_1.h"
 
 namespace pith {
 namespace {
+
+// ggml reports every tensor that it repacks; only its errors are worth a user's time.
+void LogErrorsOnly(ggml_log_level level, const char* text, void*) {
+  if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+}
 
 // The CPU device's other buffer types, which lay weights out anew on upload.
 std::vector<ggml_backend_buffer_type_t> RepackingBufferTypes() {
@@ -50,7 +57,7 @@ class Weights::Loader {
     size_t n_tensors = 2;  // tied embeddings exist twice
     for (ggml_tensor* t = ggml_get_first_tensor(file_.tensors()); t;
          t = ggml_get_next_tensor(file_.tensors(), t)) {
-      ++n_tensors;
+      n_tensors += 3;  // a split matrix takes two more
       unused_.insert(ggml_get_name(t));
       bytes_of_type_[t->type] += ggml_nbytes(t);
     }
@@ -143,6 +150,7 @@ class Weights::Loader {
   Linear Matrix(const std::string& name, int64_t n_in, int64_t n_out, Bias bias) {
     Linear linear;
     linear.weight = Create(name + ".weight", {n_in, n_out}, Use::kMultiply);
+    if (linear.weight->type == GGML_TYPE_Q4_1) linear = Split(linear);
     const bool has_bias = file_.FindTensor(name + ".bias") != nullptr;
     if (bias == Bias::kRequired || (bias == Bias::kOptional && has_bias)) {
       linear.bias = Vector(name + ".bias", n_out);
@@ -150,17 +158,38 @@ class Weights::Loader {
     return linear;
   }
 
+  // The q4_0 and the rest of a q4_1 matrix, if that can be repacked; otherwise as it is.
+  Linear Split(const Linear& linear) {
+    ggml_tensor* q4_1 = linear.weight;
+    ggml_tensor* q4_0 =
+        ggml_new_tensor_2d(out_.tensors_.get(), GGML_TYPE_Q4_0, q4_1->ne[0], q4_1->ne[1]);
+    if (!RepackingTypeFor(q4_0)) return linear;
+    ggml_set_name(q4_0, ggml_get_name(q4_1));
+    multiplied_.back() = q4_0;
+    ggml_tensor* rest = ggml_new_tensor_2d(out_.tensors_.get(), GGML_TYPE_F32,
+                                           q4_1->ne[0] / kQ4BlockWeights, q4_1->ne[1]);
+    rests_[q4_0] = rest;
+    return {q4_0, rest, linear.bias};
+  }
+
+  // Null if no repacking buffer type supports the tensor.
+  ggml_backend_buffer_type_t RepackingTypeFor(ggml_tensor* tensor) const {
+    const auto type = std::find_if(repacking_.begin(), repacking_.end(),
+                                   [&](auto t) { return Multiplies(t, tensor); });
+    return type == repacking_.end() ? nullptr : *type;
+  }
+
   void Place() {
     std::map<ggml_backend_buffer_type_t, std::vector<ggml_tensor*>> repacked;
     for (ggml_tensor* tensor : multiplied_) {
-      auto type = std::find_if(repacking_.begin(), repacking_.end(),
-                               [&](auto t) { return Multiplies(t, tensor); });
-      if (type == repacking_.end())
+      if (ggml_backend_buffer_type_t type = RepackingTypeFor(tensor)) {
+        repacked[type].push_back(tensor);
+      } else {
         in_place_.push_back(tensor);
-      else
-        repacked[*type].push_back(tensor);
+      }
     }
     MapInPlace();
+    if (!rests_.empty()) AllocateRests();
     for (auto& [type, tensors] : repacked) Repack(type, tensors);
   }
 
@@ -175,24 +204,45 @@ class Weights::Loader {
     }
   }
 
+  void AllocateRests() {
+    size_t total = 0;
+    for (auto& [q4_0, rest] : rests_) total += GGML_PAD(ggml_nbytes(rest), 64);
+    ggml_backend_buffer_t buffer = Allocate(ggml_backend_cpu_buffer_type(), total);
+    ggml_tallocr allocator = ggml_tallocr_new(buffer);
+    for (auto& [q4_0, rest] : rests_) ggml_tallocr_alloc(&allocator, rest);
+  }
+
+  ggml_backend_buffer_t Allocate(ggml_backend_buffer_type_t type, size_t size) {
+    out_.buffers_.emplace_back(ggml_backend_buft_alloc_buffer(type, size));
+    ggml_backend_buffer_t buffer = out_.buffers_.back().get();
+    if (!buffer) {
+      Fail(ErrorCode::kIo, "{}: no memory for {} MB of repacked weights", file_.name(),
+           size / 1000000);
+    }
+    ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    return buffer;
+  }
+
   void Repack(ggml_backend_buffer_type_t type, const std::vector<ggml_tensor*>& tensors) {
     const size_t alignment = ggml_backend_buft_get_alignment(type);
     size_t total = 0;
     for (const ggml_tensor* tensor : tensors) {
       total += GGML_PAD(ggml_backend_buft_get_alloc_size(type, tensor), alignment);
     }
-    out_.buffers_.emplace_back(ggml_backend_buft_alloc_buffer(type, total));
-    ggml_backend_buffer_t buffer = out_.buffers_.back().get();
-    if (!buffer) {
-      Fail(ErrorCode::kIo, "{}: no memory for {} MB of repacked weights", file_.name(),
-           total / 1000000);
-    }
-    ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    ggml_backend_buffer_t buffer = Allocate(type, total);
     ggml_tallocr allocator = ggml_tallocr_new(buffer);
     for (ggml_tensor* tensor : tensors) {
       const auto source = Source(tensor);
       ggml_tallocr_alloc(&allocator, tensor);
-      ggml_backend_tensor_set(tensor, source.data(), 0, source.size());
+      if (const auto rest = rests_.find(tensor); rest != rests_.end()) {
+        std::vector<std::byte> q4_0(ggml_nbytes(tensor));
+        SplitQ41(source, q4_0,
+                 {static_cast<float*>(rest->second->data),
+                  static_cast<size_t>(ggml_nelements(rest->second))});
+        ggml_backend_tensor_set(tensor, q4_0.data(), 0, q4_0.size());
+      } else {
+        ggml_backend_tensor_set(tensor, source.data(), 0, source.size());
+      }
       file_.Release(source);
     }
   }
@@ -206,11 +256,13 @@ class Weights::Loader {
   const GgufFile& file_;
   std::vector<ggml_backend_buffer_type_t> repacking_;
   std::vector<ggml_tensor*> multiplied_, in_place_;
+  std::map<const ggml_tensor*, ggml_tensor*> rests_;  // of split matrices, by their q4_0 part
   std::set<std::string> unused_;
   std::map<ggml_type, uint64_t> bytes_of_type_;
 };
 
 Weights::Weights(GgufFile file, const HyperParams& hparams, bool repack) : file_(std::move(file)) {
+  ggml_log_set(LogErrorsOnly, nullptr);
   Loader(*this, hparams, repack).Load();
 }
 

@@ -20,7 +20,7 @@ struct Method {
 constexpr std::array kMethods = {
     Method{"qfilter", MakeQFilter},
     Method{"knorm", MakeKnorm},
-    Method{"streaming", MakeStreamingLlm},
+    Method{"streaming_llm", MakeStreamingLlm},
     Method{"random", MakeRandom},
 };
 

@@ -153,7 +153,7 @@ TEST(QFilter, ReadsStridedKeys) {
 }
 
 TEST(StreamingLlm, TheMostRecentIsWorthMost) {
-  const auto scorer = MakeScorer(PlanFor("streaming"), GoldenModel());
+  const auto scorer = MakeScorer(PlanFor("streaming_llm"), GoldenModel());
   const std::vector<int32_t> positions = {3, 0, 100000, 99999};
   std::vector<float> worth(4);
   scorer->Score({0, 0, positions, {}, {}}, worth);
