@@ -88,9 +88,11 @@ class Layer {
   Layer(int head_dim, int n_kv_heads, int64_t n_entries, std::minstd_rand& random) {
     const size_t page_bytes = 2 * F16KeyBytes(head_dim);
     const int64_t n_pages = (n_entries + kPageEntries - 1) / kPageEntries;
-    memory_ = std::make_unique<std::byte[]>((n_pages * n_kv_heads) * page_bytes + kPageAlignment);
-    auto base = reinterpret_cast<uintptr_t>(memory_.get());
-    base = (base + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
+    size_t space = n_pages * n_kv_heads * page_bytes + kPageAlignment;
+    memory_ = std::make_unique<std::byte[]>(space);
+    void* aligned = memory_.get();
+    auto* base = static_cast<std::byte*>(
+        std::align(kPageAlignment, n_pages * n_kv_heads * page_bytes, aligned, space));
     auto* values = reinterpret_cast<F16*>(base);
     for (size_t i = 0; i < n_pages * n_kv_heads * page_bytes / sizeof(F16); ++i) {
       // Sign, exponent 13 or 14 (sizes 1/4 to 1), mantissa.
@@ -100,7 +102,7 @@ class Layer {
     }
     std::vector<std::byte*> pages;
     for (int64_t i = 0; i < n_pages * n_kv_heads; ++i) {
-      pages.push_back(reinterpret_cast<std::byte*>(base) + i * page_bytes);
+      pages.push_back(base + i * page_bytes);
     }
     std::shuffle(pages.begin(), pages.end(), random);
     pages_ = std::move(pages);
