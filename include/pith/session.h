@@ -33,10 +33,10 @@ struct HeadStats {
 };
 
 struct CacheStats {
-  int64_t tokens = 0;        // read so far
-  int64_t entries = 0;       // kept, over all layers and KV heads
-  int64_t entries_full = 0;  // had nothing been dropped
-  uint64_t kv_bytes = 0;     // allocated now: pages, positions and scores, page tables
+  int64_t tokens = 0;          // read so far
+  int64_t entries = 0;         // kept, over all layers and KV heads
+  int64_t entries_full = 0;    // had nothing been dropped
+  uint64_t kv_bytes = 0;       // allocated now: pages, positions and scores, page tables
   uint64_t kv_bytes_peak = 0;  // most that was allocated at any time
   uint64_t kv_bytes_full = 0;  // f16 K and V of every token read, nothing else
   std::vector<HeadStats> heads;
@@ -44,9 +44,9 @@ struct CacheStats {
 
 // Where the seconds went, summed over calls.
 struct TimeStats {
-  double read_s = 0;       // Read(), compression included
+  double read_s = 0;  // Read(), compression included
   int64_t read_tokens = 0;
-  double next_s = 0;       // Next()
+  double next_s = 0;  // Next()
   int64_t next_tokens = 0;
   double attention_s = 0;  // of both, in the attention kernels
   double settle_s = 0;     // of both, choosing and evicting
@@ -62,8 +62,8 @@ class Session {
   Session& operator=(Session&&) noexcept;
 
   // Reads tokens in chunks of n_batch, compressing on the way: KV memory stays within the budget
-  // plus one chunk. Throws Error(kInvalidArgument) when the context would overflow or a token is out
-  // of range (nothing is read), kMemoryLimit or kCancelled (whole chunks before it stay read).
+  // plus one chunk. Throws Error(kInvalidArgument) when the context would overflow or a token is
+  // out of range (nothing is read), kMemoryLimit or kCancelled (whole chunks before it stay read).
   void Read(std::span<const Token> tokens, const ReadOptions& options = {});
 
   // Reads one token and returns the logits after it [n_vocab], valid until the next call.
@@ -72,7 +72,8 @@ class Session {
   // Logits after the last token read [n_vocab]; empty before the first.
   std::span<const float> logits() const;
 
-  // Stops a Read or Next in another thread (or a signal handler) with Error(kCancelled) soon.
+  // Stops a Read or Next in another thread (or a signal handler) with Error(kCancelled) soon; when
+  // none is running, the next one.
   void Cancel() noexcept;
 
   int64_t n_read() const;

@@ -57,7 +57,7 @@ TEST(Exact, LogitsAgreeWithLlamaCpp) {
 
   const Logits logits = LogitsOf(tokens, 512);
   double mean_nll = 0, golden_nll = 0, mean_kl = 0;
-  int same_top = 0;
+  int same_top = 0, clear = 0, same_clear = 0;
   for (size_t t = 0; t < tokens.size(); ++t) {
     const auto log_p = LogSoftmax(logits[t]);
     if (t + 1 < tokens.size()) {
@@ -75,17 +75,28 @@ TEST(Exact, LogitsAgreeWithLlamaCpp) {
       kl += p * (std::log(p) - log_p[top_ids[t * 32 + i]] + std::log(mass));
     }
     mean_kl += kl;
-    same_top +=
+    const bool same =
         std::max_element(logits[t].begin(), logits[t].end()) - logits[t].begin() == top_ids[t * 32];
+    same_top += same;
+    if (top_logprobs[t * 32] - top_logprobs[t * 32 + 1] > 0.2f) {
+      ++clear;
+      same_clear += same;
+    }
   }
   mean_nll /= 511;
   golden_nll /= 511;
   mean_kl /= 512;
-  std::printf("mean NLL %.5f, llama.cpp %.5f; mean KL over its top 32 %.2e; same top %d of 512\n",
-              mean_nll, golden_nll, mean_kl, same_top);
+  std::printf(
+      "mean NLL %.5f, llama.cpp %.5f; mean KL over its top 32 %.2e; same top %d of 512, "
+      "%d of the %d that are no near tie\n",
+      mean_nll, golden_nll, mean_kl, same_top, same_clear, clear);
   EXPECT_TRUE(std::abs(mean_nll - golden_nll) <= 0.02);
   EXPECT_TRUE(mean_kl >= 0 && mean_kl <= 0.01);
-  EXPECT_GE(same_top, 512 * 97 / 100);
+  // llama.cpp itself, on another CPU than the golden file's, has the same top at 96.1 %: near ties
+  // fall either way. Elsewhere the choice must be the same.
+  EXPECT_GE(same_top, 512 * 94 / 100);
+  EXPECT_GE(clear, 350);
+  EXPECT_GE(same_clear, clear * 99 / 100);
 }
 
 // ggml rounds activations to 8 bits before they meet quantised weights, so that the last bit of a
