@@ -258,6 +258,7 @@ void Session::Impl::Read(std::span<const Token> tokens, const ReadOptions& optio
 
 void Session::Impl::Next(Token token) {
   CheckTokens({&token, 1});
+  KeptPerHead(n_read + 1);  // throws before anything is read
   const double begin = Now();
   const Graph& graph = RunChunk({&token, 1}, Output::kLastLogits);
   logits.assign(graph.result().begin(), graph.result().end());
