@@ -23,7 +23,8 @@ setup: ## install what is needed: Debian packages, ggml, the default model
 build: setup ## the library, the program, the tests (build/release)
 	@scripts/build.sh release
 
-demo: build ## read a real document, with the full cache and with a compressed one
+demo: setup ## read a real document, with the full cache and with a compressed one
+	@scripts/build.sh release bin/pith
 	@scripts/demo.sh
 
 test: build ## everything that must pass
