@@ -29,8 +29,8 @@ class Calibration {
   // Throws Error(kMismatch) unless shape and, where the file has one, fingerprint are the model's.
   void CheckFits(const ModelInfo& model) const;
 
-  // Filters in the RoPE layout of `model`, negated as published: an entry's worth is -(filter . key).
-  // [n_layers, n_kv_heads, head_dim] f32
+  // Filters in the RoPE layout of `model`, negated as published: an entry's worth is -(filter .
+  // key). [n_layers, n_kv_heads, head_dim] f32
   std::vector<float> FiltersFor(const ModelInfo& model) const;
 
   int n_layers = 0;

@@ -16,9 +16,9 @@ struct ModelOptions {
 
 struct ModelInfo {
   std::string name;
-  std::string architecture;  // "llama", "qwen2", "qwen3"
-  std::string weight_type;   // the type most weights have, e.g. "q4_1"
-  std::string fingerprint;   // 16 hex digits: shape, metadata and a sample of every tensor
+  std::string architecture;   // "llama", "qwen2", "qwen3"
+  std::string weight_type;    // the type most weights have, e.g. "q4_1"
+  std::string fingerprint;    // 16 hex digits: shape, metadata and a sample of every tensor
   std::string chat_template;  // Jinja source, may be empty
   int n_layers = 0;
   int n_embd = 0;
@@ -27,7 +27,7 @@ struct ModelInfo {
   int head_dim = 0;
   int n_ff = 0;
   int n_vocab = 0;
-  int n_ctx_train = 0;         // the longest sequence the model was trained for
+  int n_ctx_train = 0;            // the longest sequence the model was trained for
   bool rope_interleaved = false;  // RoPE pairs are (2i, 2i+1) rather than (i, i + head_dim/2)
   uint64_t weight_bytes = 0;
 };
