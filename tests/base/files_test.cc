@@ -11,6 +11,7 @@
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "base/printable.h"
+#include "memory_probe.h"
 #include "tools/expect_error.h"
 #include "tools/temp_folder.h"
 
@@ -40,6 +41,21 @@ TEST(MappedFile, GivesTheBytes) {
   EXPECT_TRUE(second.bytes().empty());
   WriteWhole(folder / "empty", "");
   EXPECT_TRUE(MappedFile(folder / "empty").bytes().empty());
+}
+
+TEST(MappedFile, ReleasedBytesLeaveMemoryAndReadAgain) {
+  const TempFolder folder;
+  const std::string content(32 << 20, 'q');
+  WriteWhole(folder / "a", content);
+  const MappedFile file(folder / "a");
+  ASSERT_EQ(std::memcmp(file.bytes().data(), content.data(), content.size()), 0);
+  const uint64_t touched = SystemMemory("VmRSS");
+  file.Release(file.bytes().subspan(100, (30 << 20)));
+  EXPECT_LE(SystemMemory("VmRSS") + (28 << 20), touched);
+  EXPECT_EQ(std::memcmp(file.bytes().data(), content.data(), content.size()), 0);
+  file.Release({});
+  file.Release(std::as_bytes(std::span(content)));  // not of this file: nothing happens
+  EXPECT_EQ(content.back(), 'q');
 }
 
 TEST(MappedFile, SaysWhyNot) {
