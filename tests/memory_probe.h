@@ -7,6 +7,13 @@
 
 namespace pith {
 
+// AddressSanitizer keeps freed memory for a while, so that what the system sees says nothing.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSystemMemoryTells = false;
+#else
+inline constexpr bool kSystemMemoryTells = true;
+#endif
+
 // A field of /proc/self/status in bytes: "VmRSS" (now) or "VmHWM" (peak).
 inline uint64_t SystemMemory(const std::string& field) {
   std::ifstream status("/proc/self/status");
