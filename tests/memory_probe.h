@@ -7,8 +7,8 @@
 
 namespace pith {
 
-// AddressSanitizer keeps freed memory for a while, so that what the system sees says nothing.
-#if defined(__SANITIZE_ADDRESS__)
+// Sanitizers keep memory of their own, so that what the system sees says nothing.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSystemMemoryTells = false;
 #else
 inline constexpr bool kSystemMemoryTells = true;

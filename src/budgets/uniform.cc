@@ -12,7 +12,8 @@ void UniformBudget::Allocate(std::span<const HeadEntries> heads, const BudgetLim
   const int64_t per_head = limits.total / static_cast<int64_t>(heads.size());
   int64_t left_over = limits.total % static_cast<int64_t>(heads.size());
   for (size_t h = 0; h < heads.size(); ++h) {
-    const auto [layer, kv_head, positions, worth] = heads[h];
+    const std::span<const int32_t> positions = heads[h].positions;
+    const std::span<const float> worth = heads[h].worth;
     const int64_t allowed = per_head + (left_over-- > 0 ? 1 : 0);
     const int64_t excess = static_cast<int64_t>(positions.size()) - allowed;
     if (excess <= 0) continue;
