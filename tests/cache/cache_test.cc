@@ -125,8 +125,10 @@ TEST(Cache, ReportedBytesAreAllocatedBytes) {
   const uint64_t payload = uint64_t{64} * 4096 * kDim * 4;
   EXPECT_GE(full, payload);
   EXPECT_LE(full, payload * 105 / 100);
-  EXPECT_NEAR(static_cast<double>(SystemMemory("VmRSS") - before), static_cast<double>(full),
-              static_cast<double>(full) * 0.1);
+  if (kSystemMemoryTells) {
+    EXPECT_NEAR(static_cast<double>(SystemMemory("VmRSS") - before), static_cast<double>(full),
+                static_cast<double>(full) * 0.1);
+  }
   std::vector<int32_t> gone;
   for (int32_t i = 4095; i >= 0; --i) {
     if (i % 4 != 0) gone.push_back(i);
@@ -136,7 +138,9 @@ TEST(Cache, ReportedBytesAreAllocatedBytes) {
   }
   cache.Trim();
   EXPECT_LE(cache.allocated_bytes(), full * 26 / 100);
-  EXPECT_LE(SystemMemory("VmRSS") - before, full * 35 / 100);
+  if (kSystemMemoryTells) {
+    EXPECT_LE(SystemMemory("VmRSS") - before, full * 35 / 100);
+  }
   EXPECT_EQ(cache.total_entries(), 64 * 1024);
   EXPECT_EQ(cache.peak_bytes(), full);
 }

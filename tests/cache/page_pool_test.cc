@@ -53,12 +53,16 @@ TEST(PagePool, TrimGivesEveryFreePageBackToTheSystem) {
     std::memset(pages.back(), 1, kPage);
   }
   const uint64_t full = SystemMemory("VmRSS");
-  EXPECT_GT(full - before, kPages * kPage * 9 / 10);
+  if (kSystemMemoryTells) {
+    EXPECT_GT(full - before, kPages * kPage * 9 / 10);
+  }
   std::shuffle(pages.begin(), pages.end(), std::mt19937(1));
   for (int i = 0; i < kPages * 3 / 4; ++i) pool.Free(pages[i]);
   pool.Trim();
   EXPECT_EQ(pool.allocated_bytes(), kPages / 4 * kPage);
-  EXPECT_LT(SystemMemory("VmRSS") - before, kPages / 4 * kPage * 11 / 10);
+  if (kSystemMemoryTells) {
+    EXPECT_LT(SystemMemory("VmRSS") - before, kPages / 4 * kPage * 11 / 10);
+  }
   for (int i = kPages * 3 / 4; i < kPages; ++i) {
     EXPECT_EQ(pages[i][kPage - 1], std::byte{1});  // what is in use was not touched
     pool.Free(pages[i]);
