@@ -204,11 +204,15 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   const int64_t compressed_heads = int64_t{info.n_layers - plan.skip_layers} * info.n_kv_heads;
   if (compressed_heads == 0) return;
   const int64_t per_head = KeptPerHead(n_total);
-  if (cache.n_entries(plan.skip_layers, 0) > per_head + slack) {
-    candidates_.clear();
-    for (int layer = plan.skip_layers; layer < info.n_layers; ++layer) {
-      for (int h = 0; h < info.n_kv_heads; ++h) candidates_.push_back(cache.Entries(layer, h));
+  candidates_.clear();
+  int64_t n_entries = 0;
+  for (int layer = plan.skip_layers; layer < info.n_layers; ++layer) {
+    for (int h = 0; h < info.n_kv_heads; ++h) {
+      candidates_.push_back(cache.Entries(layer, h));
+      n_entries += cache.n_entries(layer, h);
     }
+  }
+  if (n_entries > (per_head + slack) * compressed_heads) {
     const BudgetLimits limits{plan.sinks, static_cast<int32_t>(n_read - plan.window),
                               per_head * compressed_heads};
     budget_->Allocate(candidates_, limits, verdicts_);

@@ -60,7 +60,8 @@ class Session::Impl {
   Graph& GraphFor(int n_tokens, Output output);
   // Entries that a compressed head may keep once `n_total` tokens are read.
   int64_t KeptPerHead(int64_t n_total) const;
-  // Evicts down to what the plan allows after `n_total` tokens, once a head is `slack` above it.
+  // Evicts down to what the plan allows after `n_total` tokens, once heads are `slack` above it on
+  // average.
   void Settle(int64_t n_total, int64_t slack);
   bool Compressed(int layer) const { return scorer_ && layer >= plan.skip_layers; }
 
