@@ -7,4 +7,5 @@
 #include "pith/model.h"        // IWYU pragma: export
 #include "pith/plan.h"         // IWYU pragma: export
 #include "pith/session.h"      // IWYU pragma: export
+#include "pith/snapshot.h"     // IWYU pragma: export
 #include "pith/text.h"         // IWYU pragma: export

@@ -12,13 +12,15 @@
 namespace pith {
 
 // How much of the cache stays: everything, a fraction of what was read ("25%"), a number of entries
-// per head ("512", sinks and window included) or bytes in all ("64MiB").
+// per head, on average over the heads that share a budget ("512", sinks and window included), bytes
+// in all ("64MiB"), or what a scorer gives at least a threshold ("tau=-4").
 struct Keep {
-  enum class Kind { kAll, kFraction, kEntries, kBytes };
+  enum class Kind { kAll, kFraction, kEntries, kBytes, kThreshold };
   Kind kind = Kind::kAll;
-  double fraction = 1.0;  // (0, 1]
+  double fraction = 1.0;  // (0, 1]; 1 drops nothing but, unlike kAll, has entries judged
   int64_t entries = 0;
   uint64_t bytes = 0;
+  double tau = 0;  // finite
 
   // Throws Error(kInvalidArgument) naming the forms above.
   static Keep Parse(std::string_view text);
@@ -32,6 +34,16 @@ uint64_t ParseBytes(std::string_view text);
 struct Plan {
   Keep keep;
   std::string scorer = "qfilter";  // see ScorerNames()
+  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau; otherwise "global" where
+  // the scorer's worths can be compared between heads, "uniform" where they cannot.
+  std::string budget = "auto";
+  // Part of an even share that every head keeps whatever the others need, [0, 1]; negative: 0.2 for
+  // "adaptive" (AdaKV, arXiv 2407.11550, section 3.3), 0 for the others.
+  double head_floor = -1;
+  // Scorers that repeat what was read (KVzip): judge and evict after every 2,048 tokens instead of
+  // at the end of a Read. Memory stays within the budget and two such chunks. Also done, unasked,
+  // where kv_limit is too small for the whole.
+  bool chunkwise = false;
   std::string key_codec = "f16";
   std::string value_codec = "f16";
   int window = 128;                                // the most recent entries, never evicted
@@ -43,5 +55,6 @@ struct Plan {
 };
 
 std::vector<std::string> ScorerNames();
+std::vector<std::string> BudgetNames();  // "auto" first
 
 }  // namespace pith

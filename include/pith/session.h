@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +26,9 @@ struct ReadOptions {
   Progress progress;  // after every chunk: tokens read and to read in this call
   // If set, called for every token of the call in order, with the logits after it [n_vocab].
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  // What this call reads is never evicted (a system message, a question): its worth is infinite, and
+  // nothing else is judged or evicted during the call.
+  bool pin = false;
 };
 
 struct HeadStats {
@@ -36,8 +41,9 @@ struct CacheStats {
   int64_t tokens = 0;          // read so far
   int64_t entries = 0;         // kept, over all layers and KV heads
   int64_t entries_full = 0;    // had nothing been dropped
-  uint64_t kv_bytes = 0;       // allocated now: pages, positions and scores, page tables
-  uint64_t kv_bytes_peak = 0;  // most that was allocated at any time
+  uint64_t kv_bytes = 0;       // held now: pages, positions and scores, page tables
+  uint64_t kv_bytes_peak = 0;  // most that was held at any time
+  uint64_t kv_bytes_shared = 0;  // of kv_bytes: pages mapped from a snapshot or shared with forks
   uint64_t kv_bytes_full = 0;  // f16 K and V of every token read, nothing else
   std::vector<HeadStats> heads;
 };
@@ -49,6 +55,7 @@ struct TimeStats {
   double next_s = 0;  // Next()
   int64_t next_tokens = 0;
   double attention_s = 0;  // of both, in the attention kernels
+  double score_s = 0;      // of Read(), repeating what was read in order to judge it
   double settle_s = 0;     // of both, choosing and evicting
 };
 
@@ -69,6 +76,31 @@ class Session {
   // Reads one token and returns the logits after it [n_vocab], valid until the next call.
   std::span<const float> Next(Token token);
 
+  // A session that goes on from here on its own. What was read is shared, not copied; only what one
+  // of them changes later becomes its own. Forks may run in different threads. With a plan: the same
+  // scorer, window and sinks, but another keep or budget, applied at once.
+  // Throws Error(kInvalidArgument) for a plan that differs in more.
+  Session Fork();
+  Session Fork(const Plan& plan);
+
+  // Forgets all tokens but the first `n_tokens`, 0 <= n_tokens <= n_read(). What was evicted to make
+  // room for them does not come back. Logits are empty until something is read.
+  void DropTail(int64_t n_tokens);
+
+  // Saves all that it takes to go on elsewhere (docs/formats.md), atomically: `file` is old or new,
+  // never half. `notes` are strings for whoever loads it, such as what the text was.
+  // Throws Error(kIo).
+  void Save(const std::filesystem::path& file,
+            const std::map<std::string, std::string>& notes = {}) const;
+
+  // Maps a saved session; its pages are read where they lie in the file and shared by all who map
+  // it. Every byte is verified first. The plan is the saved one; `calibration` is needed where its
+  // scorer needs one. Throws Error(kNotFound, kIo), kFormat naming what is damaged, kMismatch for
+  // another model, calibration or version.
+  static Session Load(const Model& model, const std::filesystem::path& file,
+                      const SessionOptions& options = {},
+                      std::shared_ptr<const Calibration> calibration = nullptr);
+
   // Logits after the last token read [n_vocab]; empty before the first.
   std::span<const float> logits() const;
 
@@ -77,6 +109,7 @@ class Session {
   void Cancel() noexcept;
 
   int64_t n_read() const;
+  std::span<const Token> tokens() const;  // read so far [n_read]
   int n_ctx() const;
   const Model& model() const;
   const Plan& plan() const;
@@ -87,6 +120,7 @@ class Session {
   Impl& impl() { return *impl_; }
 
  private:
+  explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

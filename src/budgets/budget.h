@@ -15,7 +15,9 @@ namespace pith {
 struct BudgetLimits {
   int32_t sinks = 0;         // entries at positions below this stay
   int32_t window_begin = 0;  // entries at this position and later stay
-  int64_t total = 0;         // entries that may stay over all heads given, >= the protected ones
+  int64_t total = 0;         // entries that may stay over all heads given
+  double head_floor = 0;     // part of an even share that each head keeps, [0, 1]
+  double tau = 0;            // of ThresholdBudget
 };
 
 // Entries to evict, per head given, as indices in descending order.
@@ -24,8 +26,9 @@ using Verdicts = std::vector<std::vector<int32_t>>;
 class Budget {
  public:
   virtual ~Budget() = default;
-  // The entries that stay never exceed limits.total, and equal it where there were enough. Equal
-  // worths: the older entry goes first.
+  // Sinks, the window and entries of infinite worth stay in any case. Apart from those the entries
+  // that stay never exceed limits.total, and equal it where there were enough. Equal worths: the
+  // older entry goes first, then that of the lower layer and head.
   virtual void Allocate(std::span<const HeadEntries> heads, const BudgetLimits& limits,
                         Verdicts& out) const = 0;
 };

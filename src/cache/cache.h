@@ -53,14 +53,35 @@ class Cache {
   int64_t n_entries(int layer, int kv_head) const { return Head(layer, kv_head).count; }
   // `indices` of Entries(), descending. The order of the remaining entries changes.
   void Evict(int layer, int kv_head, std::span<const int32_t> indices);
+  // Sets what a later judgement found; `worth` [n] of entries first..first+n-1.
+  void SetWorth(int layer, int kv_head, int64_t first, std::span<const float> worth);
+  // Removes every entry at `position` or later.
+  void DropFrom(int32_t position);
   // Gives memory that is no longer used back to the system.
   void Trim();
+
+  // A cache of the same entries. All pages of both are from now on shared and read-only: what one of
+  // them changes it copies first, page by page. Memory of shared pages is freed when the last cache
+  // that was given them is gone.
+  Cache Fork();
+  // Becomes a cache of the given entries, whose pages lie in read-only memory that `owner` keeps.
+  // heads: [n_layers * n_kv_heads].
+  struct AdoptedHead {
+    std::span<const int32_t> positions;  // [n]
+    std::span<const float> worth;        // [n]
+    const std::byte* pages = nullptr;    // ceil(n / 64) pages of page_bytes() one after another
+  };
+  void Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner);
+  // Page `index` of a head as it lies in memory. [page_bytes()]
+  std::span<const std::byte> Page(int layer, int kv_head, int64_t index) const;
+  size_t page_bytes() const { return pool_.page_bytes(); }
 
   // The K and V row of an entry, as kernels see them. key, value: [head_dim]
   void Read(int layer, int kv_head, int64_t index, float* key, float* value) const;
 
   const CacheShape& shape() const { return shape_; }
-  uint64_t allocated_bytes() const;  // pages, positions, worths, page lists
+  uint64_t allocated_bytes() const;  // own and shared pages, positions, worths, page lists
+  uint64_t shared_bytes() const;     // of it: shared pages
   uint64_t peak_bytes() const { return peak_bytes_; }
   size_t bytes_per_page() const;  // what another 64 entries of one head take
   int64_t total_entries() const;

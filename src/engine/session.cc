@@ -27,6 +27,7 @@ int64_t Session::n_read() const { return impl_->n_read; }
 int Session::n_ctx() const { return impl_->n_ctx; }
 const Model& Session::model() const { return impl_->model; }
 const Plan& Session::plan() const { return impl_->plan; }
+std::span<const Token> Session::tokens() const { return impl_->tokens; }
 TimeStats Session::times() const { return impl_->times; }
 
 CacheStats Session::stats() const {

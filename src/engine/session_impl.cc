@@ -188,6 +188,7 @@ Graph& Session::Impl::RunChunk(std::span<const Token> tokens, Output output) {
   }
   cache.EndChunk();
   n_read += n_tokens;
+  this->tokens.insert(this->tokens.end(), tokens.begin(), tokens.end());
   return graph;
 }
 

@@ -39,6 +39,7 @@ class Session::Impl {
   int n_threads;
   Cache cache;
   int64_t n_read = 0;
+  std::vector<Token> tokens;  // [n_read]
   std::vector<float> logits;
   TimeStats times;
   std::atomic<bool> cancelled = false;

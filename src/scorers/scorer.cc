@@ -26,6 +26,10 @@ constexpr std::array kMethods = {
 
 }  // namespace
 
+void Scorer::JudgeRepeat(const RepeatEvidence& /*evidence*/, std::span<float> /*worth*/) const {
+  Fail(ErrorCode::kInvalidArgument, "this scorer judges entries when they are appended");
+}
+
 std::vector<std::string> ScorerNames() {
   std::vector<std::string> names;
   names.reserve(kMethods.size());

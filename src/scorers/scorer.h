@@ -20,12 +20,36 @@ struct Entries {
   MatrixView<const float> values;      // [n, head_dim]
 };
 
-// Higher stays longer. Stateless between calls, safe to call from many threads. A scorer sees an
-// entry once, when it is appended; its worth is kept beside the entry.
+// What repeating the text has shown about entries of one (layer, KV head).
+struct RepeatEvidence {
+  int n_entries = 0;
+  int group = 0;  // query heads
+  // log2 of the largest attention probability that any query of the repeat gave the entry, divided
+  // by that query's hidden norm if the scorer asks for output norms. [group, n_entries]
+  std::span<const float> log2_probability;
+  // |W_O v|: what the entry writes into the residual stream through a query head. [group, n_entries],
+  // empty unless asked for
+  std::span<const float> output_norm;
+};
+
+// What a scorer must be given. Nothing that it does not ask for is computed.
+struct Needs {
+  bool repeat_pass = false;   // judged by JudgeRepeat after the text was read, not when appended
+  bool output_norms = false;  // with the repeat pass: hidden norms and |W_O v|
+};
+
+// Higher stays longer. Stateless between calls, safe to call from many threads. An entry is judged
+// once; its worth is kept beside it.
 class Scorer {
  public:
   virtual ~Scorer() = default;
-  virtual void Score(const Entries& entries, std::span<float> worth) const = 0;  // worth [n]
+  virtual Needs needs() const { return {}; }
+  // Worths of different heads can be compared, so that heads may share a budget.
+  virtual bool comparable_across_heads() const { return false; }
+  // As entries are appended. worth [n]
+  virtual void Score(const Entries& entries, std::span<float> worth) const = 0;
+  // Scorers with a repeat pass: worth [n_entries].
+  virtual void JudgeRepeat(const RepeatEvidence& evidence, std::span<float> worth) const;
 };
 
 // The scorer that `plan` names, for a model. Null when the plan keeps everything.
