@@ -25,14 +25,38 @@ void CheckPlan(const Plan& plan) {
     Fail(ErrorCode::kInvalidArgument,
          "keeping a fraction of {} makes no sense; use above 0 % to 100 %", plan.keep.fraction);
   }
+  const bool has_tau = plan.keep.kind == Keep::Kind::kThreshold;
+  if (has_tau && !std::isfinite(plan.keep.tau)) {
+    Fail(ErrorCode::kInvalidArgument, "a tau of {} makes no sense; use a finite number",
+         plan.keep.tau);
+  }
+  MakeBudget(plan, false);  // throws for an unknown name
+  if (has_tau && plan.budget != "auto" && plan.budget != "threshold") {
+    Fail(ErrorCode::kInvalidArgument,
+         "keeping {} needs the budget threshold (or auto), but the budget is {}, which needs a "
+         "number of entries",
+         plan.keep.ToString(), plan.budget);
+  }
+  if (!has_tau && plan.budget == "threshold") {
+    Fail(ErrorCode::kInvalidArgument,
+         "the budget threshold keeps what is worth at least a tau such as tau=-4, but was told to "
+         "keep {}",
+         plan.keep.ToString());
+  }
+  if (!(plan.head_floor <= 1)) {
+    Fail(ErrorCode::kInvalidArgument,
+         "a floor of {} of an even share for every head makes no sense; use 0 to 1",
+         plan.head_floor);
+  }
 }
 
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
-                       int64_t whole_heads, size_t bytes_per_page) {
+                       int64_t whole_heads, size_t bytes_per_page, bool ragged) {
   const int64_t protected_entries = int64_t{plan.sinks} + plan.window;
   if (compressed_heads == 0) return std::numeric_limits<int64_t>::max();
   switch (plan.keep.kind) {
     case Keep::Kind::kAll:
+    case Keep::Kind::kThreshold:
       return std::numeric_limits<int64_t>::max();
     case Keep::Kind::kEntries:
       return plan.keep.entries;
@@ -45,8 +69,8 @@ int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_head
   }
   const int64_t whole_pages = whole_heads * ((n_read + kPageEntries - 1) / kPageEntries);
   const int64_t pages = static_cast<int64_t>(plan.keep.bytes / bytes_per_page) - whole_pages;
-  const int64_t entries = std::max<int64_t>(0, pages) / compressed_heads * kPageEntries;
-  if (entries < std::min(protected_entries, n_read)) {
+  const int64_t even = std::max<int64_t>(0, pages) / compressed_heads * kPageEntries;
+  if (even < std::min(protected_entries, n_read)) {
     const int64_t least_pages =
         whole_pages + compressed_heads * ((protected_entries + kPageEntries - 1) / kPageEntries);
     Fail(
@@ -54,7 +78,10 @@ int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_head
         "{} bytes of KV cache are too few for sinks + window in every head; that takes at least {}",
         plan.keep.bytes, least_pages * static_cast<int64_t>(bytes_per_page));
   }
-  return std::max(entries, protected_entries);
+  if (!ragged) return std::max(even, protected_entries);
+  // n entries in H heads take at most (n + 63 H) / 64 pages.
+  const int64_t sure = (pages + 1) * kPageEntries - 1 - compressed_heads * (kPageEntries - 1);
+  return std::max(sure / compressed_heads, protected_entries);
 }
 
 }  // namespace pith

@@ -46,6 +46,14 @@ bool TakeDecimal(std::string_view& text, double& value) {
   return true;
 }
 
+// The shortest plain decimal that is read back as `value`.
+std::string PlainDecimal(double value) {
+  std::array<char, 400> text;  // the longest double takes 342
+  const auto [end, error] =
+      std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  return error == std::errc() ? std::string(text.data(), end) : std::string("?");
+}
+
 bool IsAllDigits(std::string_view text) {
   for (char c : text) {
     if (!IsDigit(c)) return false;
@@ -67,7 +75,18 @@ bool FindBytes(std::string_view text, uint64_t& bytes) {
   return true;
 }
 
+constexpr std::string_view kTau = "tau=";
+
 bool FindKeep(std::string_view text, Keep& keep) {
+  if (text.starts_with(kTau)) {
+    text.remove_prefix(kTau.size());
+    const bool negative = text.starts_with('-');
+    if (negative) text.remove_prefix(1);
+    if (!TakeDecimal(text, keep.tau) || !text.empty()) return false;
+    if (negative) keep.tau = -keep.tau;
+    keep.kind = Keep::Kind::kThreshold;
+    return true;
+  }
   if (IsAllDigits(text)) {
     keep.kind = Keep::Kind::kEntries;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), keep.entries);
@@ -102,7 +121,8 @@ Keep Keep::Parse(std::string_view text) {
   if (!FindKeep(text, keep)) {
     Fail(ErrorCode::kInvalidArgument,
          "cannot keep '{}': give a fraction above 0% and up to 100% such as 25%, a number of "
-         "entries per head such as 512, or bytes in all such as 64MiB",
+         "entries per head such as 512, bytes in all such as 64MiB, or the least worth such as "
+         "tau=-4",
          text);
   }
   return keep;
@@ -116,6 +136,8 @@ std::string Keep::ToString() const {
       return fmt::format("{:.12g}%", fraction * 100.0);
     case Kind::kEntries:
       return fmt::format("{}", entries);
+    case Kind::kThreshold:
+      return fmt::format("{}{}", kTau, PlainDecimal(tau));
     case Kind::kBytes:
       break;
   }

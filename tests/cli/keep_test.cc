@@ -8,7 +8,7 @@
 namespace pith {
 namespace {
 
-TEST(KeepTest, ReadsItsThreeForms) {
+TEST(KeepTest, ReadsItsForms) {
   EXPECT_EQ(Keep::Parse("100%").kind, Keep::Kind::kAll);
   const Keep quarter = Keep::Parse("25%");
   EXPECT_EQ(quarter.kind, Keep::Kind::kFraction);
@@ -21,21 +21,60 @@ TEST(KeepTest, ReadsItsThreeForms) {
   EXPECT_EQ(bytes.kind, Keep::Kind::kBytes);
   EXPECT_EQ(bytes.bytes, 64u << 20);
   EXPECT_EQ(Keep::Parse("4096B").bytes, 4096u);
+  const Keep tau = Keep::Parse("tau=-4");
+  EXPECT_EQ(tau.kind, Keep::Kind::kThreshold);
+  EXPECT_EQ(tau.tau, -4.0);
+  EXPECT_EQ(Keep::Parse("tau=0.25").tau, 0.25);
 }
 
 TEST(KeepTest, WritesWhatItReads) {
   for (const char* text : {"100%", "25%", "29%", "0.1%", "33.3%", "1", "512", "64MiB", "3KiB",
-                           "2GiB", "1000B", "1025B"}) {
+                           "2GiB", "1000B", "1025B", "tau=-4", "tau=0", "tau=2.5", "tau=-0.1",
+                           "tau=0.000000001", "tau=-123456789012345685803008"}) {
     EXPECT_EQ(Keep::Parse(text).ToString(), text);
   }
 }
 
 TEST(KeepTest, RefusesTheRestNamingTheForms) {
-  for (const char* text :
-       {"",     "0",           "0%",   "-1",  "-5%",  "100.1%",    "101%",
-        "200%", "nan%",        "inf%", "%",   "25 %", " 25%",      "25%%",
-        "half", "512 entries", "0x10", "1e3", "0MiB", "64mib",     "99999999999999999999",
-        "1.5",  ".",           ".%",   "+5",  "5-",   "9999999TiB"}) {
+  for (const char* text : {"",
+                           "0",
+                           "0%",
+                           "-1",
+                           "-5%",
+                           "100.1%",
+                           "101%",
+                           "200%",
+                           "nan%",
+                           "inf%",
+                           "%",
+                           "25 %",
+                           " 25%",
+                           "25%%",
+                           "half",
+                           "512 entries",
+                           "0x10",
+                           "1e3",
+                           "0MiB",
+                           "64mib",
+                           "99999999999999999999",
+                           "1.5",
+                           ".",
+                           ".%",
+                           "+5",
+                           "5-",
+                           "9999999TiB",
+                           "tau",
+                           "tau=",
+                           "tau=-",
+                           "tau=--4",
+                           "tau=+4",
+                           "tau=nan",
+                           "tau=-inf",
+                           "tau=1e3",
+                           "tau=4x",
+                           "TAU=4",
+                           "tau = 4",
+                           "tau=-4%"}) {
     try {
       const Keep keep = Keep::Parse(text);
       ADD_FAILURE() << "'" << text << "' was read as " << keep.ToString();
@@ -43,6 +82,7 @@ TEST(KeepTest, RefusesTheRestNamingTheForms) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << text;
       EXPECT_NE(std::string(error.what()).find("25%"), std::string::npos) << text;
       EXPECT_NE(std::string(error.what()).find("64MiB"), std::string::npos) << text;
+      EXPECT_NE(std::string(error.what()).find("tau=-4"), std::string::npos) << text;
     }
   }
 }
