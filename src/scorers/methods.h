@@ -22,4 +22,16 @@ std::unique_ptr<Scorer> MakeStreamingLlm(const Plan& plan, const ModelInfo& mode
 // seed, the layer, the KV head and the position alone.
 std::unique_ptr<Scorer> MakeRandom(const Plan& plan, const ModelInfo& model);
 
+// KVzip (arXiv 2505.23416, section 3.2): what is needed to repeat the text is needed at all.
+//   worth of entry i = ln max over query heads g of the KV head, queries j of the repeat, of a_gji
+// where a is the attention probability. Never below the lowest finite float.
+std::unique_ptr<Scorer> MakeKvzip(const Plan& plan, const ModelInfo& model);
+
+// KVzip+ (KVzap, arXiv 2601.07891, the oracle that its surrogates are trained on): counts what an
+// entry adds to the residual stream against what is there,
+//   worth of entry i = ln max over g, j of a_gji |W_O^g v_i| / |h_j|
+// where W_O^g are the columns of the output projection that query head g meets, and h_j is the
+// hidden state that enters the attention.
+std::unique_ptr<Scorer> MakeKvzipPlus(const Plan& plan, const ModelInfo& model);
+
 }  // namespace pith

@@ -11,6 +11,8 @@ class Random : public Scorer {
  public:
   explicit Random(uint64_t seed) : seed_(seed) {}
 
+  bool comparable_across_heads() const override { return true; }
+
   // A hash and not a generator, so that the worth does not depend on how a prompt was cut.
   void Score(const Entries& entries, std::span<float> worth) const override {
     constexpr int kMantissa = 24;  // a float holds every multiple of 2^-24 below 1

@@ -22,6 +22,8 @@ constexpr std::array kMethods = {
     Method{"knorm", MakeKnorm},
     Method{"streaming_llm", MakeStreamingLlm},
     Method{"random", MakeRandom},
+    Method{"kvzip", MakeKvzip},
+    Method{"kvzip+", MakeKvzipPlus},
 };
 
 }  // namespace

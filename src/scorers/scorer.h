@@ -27,8 +27,8 @@ struct RepeatEvidence {
   // log2 of the largest attention probability that any query of the repeat gave the entry, divided
   // by that query's hidden norm if the scorer asks for output norms. [group, n_entries]
   std::span<const float> log2_probability;
-  // |W_O v|: what the entry writes into the residual stream through a query head. [group, n_entries],
-  // empty unless asked for
+  // |W_O v|: what the entry writes into the residual stream through a query head. [group,
+  // n_entries], empty unless asked for
   std::span<const float> output_norm;
 };
 

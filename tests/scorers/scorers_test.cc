@@ -204,7 +204,8 @@ TEST(MakeScorer, KeepsAllOrRefuses) {
     plan.calibration = GoldenCalibration();
     EXPECT_NE(MakeScorer(plan, model), nullptr) << name;
   }
-  ExpectError(ErrorCode::kInvalidArgument, "expected one of qfilter, knorm, streaming_llm, random",
+  ExpectError(ErrorCode::kInvalidArgument,
+              "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+",
               [&] { MakeScorer(PlanFor("snapkv"), model); });
   ExpectError(ErrorCode::kInvalidArgument, "pith calibrate -m MODEL -o X.pithcal",
               [&] { MakeScorer(PlanFor("qfilter"), model); });
