@@ -1,6 +1,8 @@
 #include "cache/cache.h"
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "base/fail.h"
 
@@ -18,20 +20,31 @@ uint64_t CapacityBytes(const std::vector<T>& v) {
 
 }  // namespace
 
-Cache::Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
-             std::unique_ptr<Codec> value_codec, uint64_t limit_bytes)
+Cache::Cache(const CacheShape& shape, std::shared_ptr<const Codec> key_codec,
+             std::shared_ptr<const Codec> value_codec, uint64_t limit_bytes)
     : shape_(shape),
       key_codec_(std::move(key_codec)),
       value_codec_(std::move(value_codec)),
       key_bytes_(key_codec_->PageBytes(shape.head_dim)),
+      page_bytes_(key_bytes_ + value_codec_->PageBytes(shape.head_dim)),
       limit_bytes_(limit_bytes),
-      pool_(key_bytes_ + value_codec_->PageBytes(shape.head_dim)),
+      pool_(page_bytes_),
       heads_(size_t{1} * shape.n_layers * shape.n_kv_heads),
-      views_(heads_.size()) {}
+      views_(heads_.size()),
+      replaced_(heads_.size()) {}
+
+Cache::Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
+             std::unique_ptr<Codec> value_codec, uint64_t limit_bytes)
+    : Cache(shape, std::shared_ptr<const Codec>(std::move(key_codec)),
+            std::shared_ptr<const Codec>(std::move(value_codec)), limit_bytes) {}
 
 size_t Cache::bytes_per_page() const { return pool_.page_bytes() + kPageEntries * kMetadataBytes; }
 
-uint64_t Cache::allocated_bytes() const { return pool_.allocated_bytes() + metadata_bytes_; }
+uint64_t Cache::allocated_bytes() const {
+  return pool_.allocated_bytes() + shared_bytes_ + metadata_bytes_;
+}
+
+uint64_t Cache::shared_bytes() const { return shared_bytes_; }
 
 int64_t Cache::total_entries() const {
   int64_t total = 0;
@@ -40,28 +53,32 @@ int64_t Cache::total_entries() const {
 }
 
 void Cache::BeginChunk(int n_tokens, int32_t first_position) {
-  uint64_t new_pages = 0;
+  uint64_t new_pages = 0, copies = 0;
   for (const HeadStore& head : heads_) {
     new_pages += PagesFor(head.count + n_tokens) - head.pages.size();
+    if (AppendsToShared(head)) ++copies;
   }
-  if (limit_bytes_ > 0 && new_pages > 0) {
+  if (limit_bytes_ > 0 && new_pages + copies > 0) {
     // Pages that are free but still held cost nothing to use again; give them back only if needed.
-    const uint64_t wanted = pool_.used_bytes() + metadata_bytes_ + new_pages * bytes_per_page();
-    if (wanted > limit_bytes_) {
+    const uint64_t more = shared_bytes_ + metadata_bytes_ + new_pages * bytes_per_page() +
+                          copies * pool_.page_bytes();
+    if (pool_.used_bytes() + more > limit_bytes_) {
       Fail(ErrorCode::kMemoryLimit,
            "reading {} more tokens would take the KV cache to {} bytes, over its limit of {}; "
            "keep less or raise --kv-limit",
-           n_tokens, wanted, limit_bytes_);
+           n_tokens, pool_.used_bytes() + more, limit_bytes_);
     }
-    if (pool_.allocated_bytes() + metadata_bytes_ + new_pages * bytes_per_page() > limit_bytes_) {
-      pool_.Trim();
-    }
+    if (pool_.allocated_bytes() + more > limit_bytes_) pool_.Trim();
   }
   size_t grown = 0;
   try {
-    for (; grown < heads_.size(); ++grown) Resize(heads_[grown], heads_[grown].count + n_tokens);
+    for (; grown < heads_.size(); ++grown) {
+      HeadStore& head = heads_[grown];
+      if (AppendsToShared(head)) replaced_[grown] = Unshare(head, head.pages.size() - 1);
+      Resize(head, head.count + n_tokens);
+    }
   } catch (...) {
-    for (size_t i = 0; i <= grown; ++i) FreePages(heads_[i], heads_[i].count);
+    UndoChunk(grown + 1);
     throw;
   }
   for (size_t i = 0; i < heads_.size(); ++i) {
@@ -70,6 +87,7 @@ void Cache::BeginChunk(int n_tokens, int32_t first_position) {
     views_[i] = {head.pages.data(), head.count + n_tokens, n_tokens};
   }
   chunk_tokens_ = n_tokens;
+  CountMetadata();
   NotePeak();
 }
 
@@ -99,12 +117,26 @@ std::span<const HeadView> Cache::Views(int layer) const {
 
 void Cache::EndChunk() {
   for (HeadStore& head : heads_) head.count += chunk_tokens_;
+  for (SharedPage& replaced : replaced_) {
+    if (replaced.page != nullptr) DropReference(std::exchange(replaced, {}).owner);
+  }
   chunk_tokens_ = 0;
 }
 
 void Cache::AbandonChunk() {
-  for (HeadStore& head : heads_) FreePages(head, head.count);
+  UndoChunk(heads_.size());
   chunk_tokens_ = 0;
+}
+
+void Cache::UndoChunk(size_t n_heads) noexcept {
+  for (size_t i = 0; i < n_heads; ++i) {
+    HeadStore& head = heads_[i];
+    FreePages(head, head.count);
+    if (replaced_[i].page == nullptr) continue;
+    pool_.Free(std::exchange(head.pages.back(), replaced_[i].page));
+    head.owners.back() = std::exchange(replaced_[i], {}).owner;
+  }
+  CountMetadata();
 }
 
 HeadEntries Cache::Entries(int layer, int kv_head) const {
@@ -114,35 +146,113 @@ HeadEntries Cache::Entries(int layer, int kv_head) const {
 }
 
 void Cache::Evict(int layer, int kv_head, std::span<const int32_t> indices) {
-  HeadStore& head = Head(layer, kv_head);
+  Evict(Head(layer, kv_head), indices);
+}
+
+// Descending holes meet the end of the list as it shrinks: a page that had to be copied is either
+// kept or soon freed, and no more pages are private at any time than stay in the end.
+void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
   for (const int32_t hole : indices) {
-    const int64_t last = --head.count;
-    if (hole == last) continue;
-    const std::byte* from = head.pages[last / kPageEntries];
-    std::byte* to = head.pages[hole / kPageEntries];
-    const int from_slot = static_cast<int>(last % kPageEntries);
-    const int to_slot = static_cast<int>(hole % kPageEntries);
-    key_codec_->Move(from, from_slot, to, to_slot, shape_.head_dim);
-    value_codec_->Move(from + key_bytes_, from_slot, ValuePart(to), to_slot, shape_.head_dim);
-    head.positions[hole] = head.positions[last];
-    head.worth[hole] = head.worth[last];
+    const int64_t last = head.count - 1;
+    if (hole != last) {
+      const size_t to_page = static_cast<size_t>(hole / kPageEntries);
+      if (head.owners[to_page] != kOwn) DropReference(Unshare(head, to_page).owner);
+      std::byte* to = head.pages[to_page];
+      const std::byte* from = head.pages[last / kPageEntries];
+      const int from_slot = static_cast<int>(last % kPageEntries);
+      const int to_slot = static_cast<int>(hole % kPageEntries);
+      key_codec_->Move(from, from_slot, to, to_slot, shape_.head_dim);
+      value_codec_->Move(from + key_bytes_, from_slot, ValuePart(to), to_slot, shape_.head_dim);
+      head.positions[hole] = head.positions[last];
+      head.worth[hole] = head.worth[last];
+    }
+    head.count = last;
+    FreePages(head, last);
   }
-  FreePages(head, head.count);
+  NotePeak();
+}
+
+void Cache::SetWorth(int layer, int kv_head, int64_t first, std::span<const float> worth) {
+  std::copy(worth.begin(), worth.end(), Head(layer, kv_head).worth.begin() + first);
+}
+
+void Cache::DropFrom(int32_t position) {
+  std::vector<int32_t> gone;
+  for (HeadStore& head : heads_) {
+    gone.clear();
+    for (int64_t i = head.count - 1; i >= 0; --i) {
+      if (head.positions[i] >= position) gone.push_back(static_cast<int32_t>(i));
+    }
+    Evict(head, gone);
+  }
 }
 
 void Cache::Trim() {
   for (HeadStore& head : heads_) {
     const size_t wanted = static_cast<size_t>(PagesFor(head.count)) * kPageEntries;
     if (head.positions.capacity() <= wanted + wanted / 8) continue;
-    metadata_bytes_ -=
-        CapacityBytes(head.positions) + CapacityBytes(head.worth) + CapacityBytes(head.pages);
     head.positions.shrink_to_fit();
     head.worth.shrink_to_fit();
     head.pages.shrink_to_fit();
-    metadata_bytes_ +=
-        CapacityBytes(head.positions) + CapacityBytes(head.worth) + CapacityBytes(head.pages);
+    head.owners.shrink_to_fit();
   }
+  CountMetadata();
   pool_.Trim();
+}
+
+Cache Cache::Fork() {
+  Cache fork(shape_, key_codec_, value_codec_, limit_bytes_);
+  Trim();
+  if (pool_.used_bytes() > 0) {
+    const uint64_t page_bytes = pool_.page_bytes();
+    owners_.reserve(owners_.size() + 1);  // so that nothing throws once the pool has moved
+    const uint32_t owner = AddOwner(std::make_shared<const PagePool>(std::move(pool_)), page_bytes);
+    for (HeadStore& head : heads_) {
+      for (uint32_t& page_owner : head.owners) {
+        if (page_owner != kOwn) continue;
+        page_owner = owner;
+        AddReference(owner);
+      }
+    }
+  }
+  fork.heads_ = heads_;
+  fork.owners_ = owners_;
+  fork.shared_bytes_ = shared_bytes_;
+  fork.CountMetadata();
+  fork.NotePeak();
+  return fork;
+}
+
+void Cache::Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner) {
+  Cache adopted(shape_, key_codec_, value_codec_, limit_bytes_);
+  const uint32_t place = adopted.AddOwner(std::move(owner), page_bytes_);
+  for (size_t i = 0; i < heads_.size(); ++i) {
+    const AdoptedHead& from = heads[i];
+    HeadStore& to = adopted.heads_[i];
+    to.count = static_cast<int64_t>(from.positions.size());
+    to.positions.assign(from.positions.begin(), from.positions.end());
+    to.worth.assign(from.worth.begin(), from.worth.end());
+    const size_t n_pages = static_cast<size_t>(PagesFor(to.count));
+    to.owners.assign(n_pages, place);
+    to.pages.reserve(n_pages);
+    for (size_t p = 0; p < n_pages; ++p) {
+      // Never written: these pages have an owner.
+      to.pages.push_back(const_cast<std::byte*>(from.pages) + p * page_bytes_);
+      adopted.AddReference(place);
+    }
+  }
+  if (adopted.shared_bytes_ == 0) adopted.owners_.clear();
+  adopted.CountMetadata();
+  adopted.NotePeak();
+  if (limit_bytes_ > 0 && adopted.allocated_bytes() > limit_bytes_) {
+    Fail(ErrorCode::kMemoryLimit, "{} bytes of saved KV cache are over the limit of {}",
+         adopted.allocated_bytes(), limit_bytes_);
+  }
+  *this = std::move(adopted);
+}
+
+std::span<const std::byte> Cache::Page(int layer, int kv_head, int64_t index) const {
+  return {Head(layer, kv_head).pages[index], page_bytes_};
 }
 
 void Cache::Read(int layer, int kv_head, int64_t index, float* key, float* value) const {
@@ -156,32 +266,74 @@ void Cache::Read(int layer, int kv_head, int64_t index, float* key, float* value
 // Room for n_entries. Metadata grows by a quarter so that appending costs amortised O(1).
 void Cache::Resize(HeadStore& head, int64_t n_entries) {
   const size_t wanted = static_cast<size_t>(n_entries);
-  metadata_bytes_ -=
-      CapacityBytes(head.positions) + CapacityBytes(head.worth) + CapacityBytes(head.pages);
   if (wanted > head.positions.capacity()) {
     const size_t grown = std::max(wanted, head.positions.size() + head.positions.size() / 4);
     const size_t capacity =
         static_cast<size_t>(PagesFor(static_cast<int64_t>(grown))) * kPageEntries;
     head.positions.reserve(capacity);
     head.worth.reserve(capacity);
-    head.pages.reserve(capacity / kPageEntries);
   }
+  const auto n_pages =
+      static_cast<size_t>(PagesFor(static_cast<int64_t>(head.positions.capacity())));
+  head.pages.reserve(n_pages);
+  head.owners.reserve(n_pages);
   head.positions.resize(wanted);
   head.worth.resize(wanted);
-  metadata_bytes_ +=
-      CapacityBytes(head.positions) + CapacityBytes(head.worth) + CapacityBytes(head.pages);
   while (static_cast<int64_t>(head.pages.size()) < PagesFor(n_entries)) {
     head.pages.push_back(pool_.Allocate());
+    head.owners.push_back(kOwn);
   }
 }
 
 void Cache::FreePages(HeadStore& head, int64_t n_entries) noexcept {
   while (static_cast<int64_t>(head.pages.size()) > PagesFor(n_entries)) {
-    pool_.Free(head.pages.back());
+    if (head.owners.back() == kOwn) {
+      pool_.Free(head.pages.back());
+    } else {
+      DropReference(head.owners.back());
+    }
     head.pages.pop_back();
+    head.owners.pop_back();
   }
   head.positions.resize(static_cast<size_t>(n_entries));
   head.worth.resize(static_cast<size_t>(n_entries));
+}
+
+bool Cache::AppendsToShared(const HeadStore& head) const {
+  return head.count % kPageEntries != 0 && head.owners.back() != kOwn;
+}
+
+Cache::SharedPage Cache::Unshare(HeadStore& head, size_t index) {
+  std::byte* copy = pool_.Allocate();
+  std::memcpy(copy, head.pages[index], page_bytes_);
+  return {std::exchange(head.pages[index], copy), std::exchange(head.owners[index], kOwn)};
+}
+
+uint32_t Cache::AddOwner(std::shared_ptr<const void> memory, uint64_t page_bytes) {
+  size_t place = 0;
+  while (place < owners_.size() && owners_[place].memory) ++place;
+  if (place == owners_.size()) owners_.emplace_back();
+  owners_[place] = {std::move(memory), page_bytes, 0};
+  return static_cast<uint32_t>(place) + 1;
+}
+
+void Cache::AddReference(uint32_t owner) noexcept {
+  ++owners_[owner - 1].pages;
+  shared_bytes_ += owners_[owner - 1].page_bytes;
+}
+
+void Cache::DropReference(uint32_t owner) noexcept {
+  Owner& entry = owners_[owner - 1];
+  shared_bytes_ -= entry.page_bytes;
+  if (--entry.pages == 0) entry.memory.reset();
+}
+
+void Cache::CountMetadata() noexcept {
+  metadata_bytes_ = 0;
+  for (const HeadStore& head : heads_) {
+    metadata_bytes_ += CapacityBytes(head.positions) + CapacityBytes(head.worth) +
+                       CapacityBytes(head.pages) + CapacityBytes(head.owners);
+  }
 }
 
 void Cache::NotePeak() { peak_bytes_ = std::max(peak_bytes_, allocated_bytes()); }

@@ -60,21 +60,22 @@ class Cache {
   // Gives memory that is no longer used back to the system.
   void Trim();
 
-  // A cache of the same entries. All pages of both are from now on shared and read-only: what one of
-  // them changes it copies first, page by page. Memory of shared pages is freed when the last cache
-  // that was given them is gone.
+  // A cache of the same entries. All pages of both are from now on shared and read-only: what one
+  // of them changes it copies first, page by page. Memory of shared pages is freed when the last
+  // cache that was given them is gone.
   Cache Fork();
   // Becomes a cache of the given entries, whose pages lie in read-only memory that `owner` keeps.
-  // heads: [n_layers * n_kv_heads].
+  // heads: [n_layers * n_kv_heads]. Throws Error(kMemoryLimit) and changes nothing when they exceed
+  // the limit.
   struct AdoptedHead {
     std::span<const int32_t> positions;  // [n]
     std::span<const float> worth;        // [n]
-    const std::byte* pages = nullptr;    // ceil(n / 64) pages of page_bytes() one after another
+    const std::byte* pages = nullptr;    // ceil(n / 64) pages of page_bytes() each, 64-byte aligned
   };
   void Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner);
   // Page `index` of a head as it lies in memory. [page_bytes()]
   std::span<const std::byte> Page(int layer, int kv_head, int64_t index) const;
-  size_t page_bytes() const { return pool_.page_bytes(); }
+  size_t page_bytes() const { return page_bytes_; }  // K and V of 64 entries
 
   // The K and V row of an entry, as kernels see them. key, value: [head_dim]
   void Read(int layer, int kv_head, int64_t index, float* key, float* value) const;
@@ -89,30 +90,59 @@ class Cache {
  private:
   struct HeadStore {
     std::vector<std::byte*> pages;
+    std::vector<uint32_t> owners;    // beside pages: kOwn, or 1 + an index of owners_
     std::vector<int32_t> positions;  // [count + chunk]
     std::vector<float> worth;        // [count + chunk]
     int64_t count = 0;               // without the chunk in flight
   };
+  static constexpr uint32_t kOwn = 0;
+  // Keeps the memory of pages that are only read here.
+  struct Owner {
+    std::shared_ptr<const void> memory;
+    uint64_t page_bytes = 0;  // what a page takes there
+    int64_t pages = 0;        // of this cache; at 0 the memory is let go and the place is free
+  };
+  struct SharedPage {
+    std::byte* page = nullptr;
+    uint32_t owner = kOwn;
+  };
+
+  Cache(const CacheShape& shape, std::shared_ptr<const Codec> key_codec,
+        std::shared_ptr<const Codec> value_codec, uint64_t limit_bytes);
 
   HeadStore& Head(int layer, int kv_head) { return heads_[layer * shape_.n_kv_heads + kv_head]; }
   const HeadStore& Head(int layer, int kv_head) const {
     return heads_[layer * shape_.n_kv_heads + kv_head];
   }
   std::byte* ValuePart(std::byte* page) const { return page + key_bytes_; }
+  void Evict(HeadStore& head, std::span<const int32_t> indices);
   void Resize(HeadStore& head, int64_t n_entries);
   void FreePages(HeadStore& head, int64_t n_entries) noexcept;
+  // True where the next entry goes to a page that others may be reading.
+  bool AppendsToShared(const HeadStore& head) const;
+  // Puts a copy in the place of page `index`, and returns what was there.
+  SharedPage Unshare(HeadStore& head, size_t index);
+  uint32_t AddOwner(std::shared_ptr<const void> memory, uint64_t page_bytes);
+  void AddReference(uint32_t owner) noexcept;
+  void DropReference(uint32_t owner) noexcept;
+  void UndoChunk(size_t n_heads) noexcept;
+  void CountMetadata() noexcept;
   void NotePeak();
 
   CacheShape shape_;
-  std::unique_ptr<Codec> key_codec_;
-  std::unique_ptr<Codec> value_codec_;
-  size_t key_bytes_;  // of a page
+  std::shared_ptr<const Codec> key_codec_;
+  std::shared_ptr<const Codec> value_codec_;
+  size_t key_bytes_;   // of a page
+  size_t page_bytes_;  // of a page, without what the pool adds to fill the system's pages
   uint64_t limit_bytes_;
   PagePool pool_;
-  std::vector<HeadStore> heads_;  // [n_layers * n_kv_heads]
-  std::vector<HeadView> views_;   // beside heads_, while a chunk is in flight
+  std::vector<Owner> owners_;
+  std::vector<HeadStore> heads_;      // [n_layers * n_kv_heads]
+  std::vector<HeadView> views_;       // beside heads_, while a chunk is in flight
+  std::vector<SharedPage> replaced_;  // beside heads_: what AbandonChunk puts back
   int chunk_tokens_ = 0;
   uint64_t metadata_bytes_ = 0;
+  uint64_t shared_bytes_ = 0;
   uint64_t peak_bytes_ = 0;
 };
 

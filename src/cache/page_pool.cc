@@ -23,6 +23,16 @@ PagePool::PagePool(PagePool&& other) noexcept
       open_(std::exchange(other.open_, {})),
       idle_(std::exchange(other.idle_, {})) {}
 
+PagePool& PagePool::operator=(PagePool&& other) noexcept {
+  std::swap(page_bytes_, other.page_bytes_);
+  std::swap(used_pages_, other.used_pages_);
+  std::swap(resident_pages_, other.resident_pages_);
+  std::swap(chunks_, other.chunks_);
+  std::swap(open_, other.open_);
+  std::swap(idle_, other.idle_);
+  return *this;
+}
+
 PagePool::~PagePool() {
   for (auto& [base, chunk] : chunks_) munmap(base, kChunkPages * page_bytes_);
 }

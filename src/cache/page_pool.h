@@ -13,8 +13,8 @@ class PagePool {
   // be given back on its own.
   explicit PagePool(size_t page_bytes);
   ~PagePool();
-  PagePool(PagePool&& other) noexcept;
-  PagePool& operator=(PagePool&&) = delete;
+  PagePool(PagePool&& other) noexcept;             // `other` is empty and can be used again
+  PagePool& operator=(PagePool&& other) noexcept;  // `other` gets what was here
 
   // 4096-byte aligned, contents undefined. Pages that still hold memory are used first, then the
   // lowest address, so that few chunks stay open. Throws Error(kMemoryLimit) when the system has no
