@@ -65,6 +65,7 @@ Model Model::Load(const std::filesystem::path& gguf_file, const ModelOptions& op
   info.n_ctx_train = h.n_ctx_train;
   info.rope_interleaved = h.rope_interleaved;
   impl->weights = std::make_unique<Weights>(std::move(file), h, options.repack);
+  impl->output_norms = std::make_unique<OutputNorms>(impl->weights->file(), h);
   info.weight_type = impl->weights->main_type();
   info.weight_bytes = impl->weights->bytes();
   return Model(std::move(impl));

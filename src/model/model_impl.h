@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "model/hparams.h"
+#include "model/output_norm.h"
 #include "model/weights.h"
 #include "pith/model.h"
 
@@ -13,6 +14,7 @@ struct Model::Impl {
   HyperParams hparams;
   ModelInfo info;
   std::unique_ptr<Weights> weights;
+  std::unique_ptr<OutputNorms> output_norms;  // of the file that weights holds
   std::unique_ptr<Tokenizer> tokenizer;
 };
 
