@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <new>
 
+#include "attention/aligned_floats.h"
 #include "attention/kernels.h"
 #include "attention/schedule.h"
 #include "attention/softmax_state.h"
@@ -19,22 +19,6 @@ namespace {
 constexpr int kPrefillRows = 192;
 // Prefill takes long enough for threads to be disturbed: several parts each even that out.
 constexpr int kPrefillPartsPerThread = 4;
-
-constexpr size_t kFloatsPerLine = kPageAlignment / sizeof(float);
-
-struct AlignedDelete {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{kPageAlignment}); }
-};
-using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
-
-AlignedFloats AllocateFloats(size_t n) {
-  return AlignedFloats(
-      static_cast<float*>(::operator new[](n * sizeof(float), std::align_val_t{kPageAlignment})));
-}
-
-constexpr size_t WholeLines(size_t n_floats) {
-  return (n_floats + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
-}
 
 constexpr size_t StateFloats(int head_dim, int n_rows) {
   return WholeLines(size_t{1} * PaddedRows(n_rows) * (PaddedDim(head_dim) + 2));
@@ -88,7 +72,7 @@ struct AttentionPlan::Impl {
   void WriteOutput(const Task& task, const StateRows& state, float* out) const;
 };
 
-AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
+void CheckAttentionShape(const AttentionShape& shape, int max_threads) {
   if (shape.head_dim <= 0 || shape.head_dim % 8 != 0 || shape.head_dim > 256) {
     Fail(ErrorCode::kInvalidArgument,
          "The attention head dimension is {}; expected a multiple of 8 up to 256.", shape.head_dim);
@@ -102,6 +86,10 @@ AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
     Fail(ErrorCode::kInvalidArgument, "Attention was given {} threads; expected at least 1.",
          max_threads);
   }
+}
+
+AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
+  CheckAttentionShape(shape, max_threads);
   impl_ = std::make_unique<Impl>(shape, max_threads);
   Prepare(1);
 }

@@ -19,6 +19,9 @@ struct AttentionShape {
   float scale = 0;     // of q.k, usually head_dim^-1/2
 };
 
+// Throws Error(kInvalidArgument) for a shape outside these ranges, or no thread.
+void CheckAttentionShape(const AttentionShape& shape, int max_threads);
+
 // One layer's attention for a chunk of queries, run by `n_threads` threads that each call Run once
 // with their own index. No score matrix is materialised. May be used again after all have returned.
 class AttentionPlan {

@@ -10,6 +10,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h, which includes this file again for every level.
 #include "attention/decode-inl.h"
+#include "attention/max_probability-inl.h"
 #include "attention/prefill-inl.h"
 #include "attention/simd-inl.h"
 #include "hwy/highway.h"
@@ -32,6 +33,7 @@ const Kernels* LevelKernels() {
       .level = hwy::TargetName(HWY_TARGET),
       .decode = Decode,
       .prefill = Prefill,
+      .judge = Judge,
       .decode_max_rows = kHasF16 ? 128 : 4,
       .exp2 = Exp2Array,
   };

@@ -1,5 +1,5 @@
-// The largest attention probability that each entry gets from any of many queries, without the score
-// matrix: what KVzip (arXiv 2505.23416, section 3.2, equation 2) judges entries by.
+// The largest attention probability that each entry gets from any of many queries, without the
+// score matrix: what KVzip (arXiv 2505.23416, section 3.2, equation 2) judges entries by.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 namespace pith {
 
 // The keys that queries of one KV head are normalised over: `extra` rows, the entries [begin, end)
-// of the head, which are the ones that are judged, and of its chunk, the last n_chunk entries, those
-// up to the query's own, together with entries between `tail_begin` and the chunk.
+// of the head, which are the ones that are judged, and of its chunk, the last n_chunk entries,
+// those up to the query's own, together with entries between `tail_begin` and the chunk.
 struct JudgedHead {
   HeadView view;  // n_chunk = n_tokens: the queries' own entries come last
   int64_t begin = 0;
@@ -31,13 +31,15 @@ class MaxProbability {
   MaxProbability(const AttentionShape& shape, int max_threads);
   ~MaxProbability();
 
-  // Before the threads start. n_judged: the largest end - begin. Not thread-safe.
+  // Before the threads start: n_tokens queries a head, n_judged: the largest end - begin. Takes up
+  // a SIMD level forced since. Not thread-safe.
   void Prepare(int n_tokens, int64_t n_judged);
 
   // q: [n_tokens, n_heads, head_dim] f32. heads: [n_kv_heads], all with the same end - begin.
   // log2_divisor: [n_tokens], taken off a query's log2 probabilities, or empty.
-  // log2_max: [n_heads, end - begin], raised where this chunk gives more; start from -infinity.
-  // Complete when all threads have returned.
+  // log2_max: [n_heads, end - begin], raised where this chunk gives more; start from -infinity. A
+  // query whose normaliser or divisor is not finite, as of NaN in it, raises nothing.
+  // Complete when all threads have returned, and then the same bits for any number of them.
   void Run(const float* q, std::span<const JudgedHead> heads, std::span<const float> log2_divisor,
            float* log2_max, int thread, int n_threads);
 
@@ -49,7 +51,7 @@ class MaxProbability {
 
 // The specification: the same in double precision, one thread.
 void ReferenceMaxProbability(const AttentionShape& shape, const float* q, int n_tokens,
-                             std::span<const JudgedHead> heads,
-                             std::span<const float> log2_divisor, double* log2_max);
+                             std::span<const JudgedHead> heads, std::span<const float> log2_divisor,
+                             double* log2_max);
 
 }  // namespace pith

@@ -9,37 +9,11 @@
 #endif
 
 #include "attention/simd-inl.h"
+#include "attention/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pith {
 namespace HWY_NAMESPACE {
-
-// A tile is kTileRows rows x a panel of two vectors: 12 accumulators, two vectors of the panel and
-// one broadcast of 16 registers, or twice the rows where there are 32.
-inline constexpr int kTileRows = kManyRegisters ? 12 : 6;
-inline constexpr int kPanel = 2 * kLanes;
-
-// scores[r][0..kPanel) = q[r] . keys. q [head_dim][kTileRows], keys [head_dim][kPanel].
-HWY_INLINE void ScoreTile(const float* HWY_RESTRICT q, const float* HWY_RESTRICT keys, int head_dim,
-                          float* HWY_RESTRICT scores) {
-  const FloatTag d;
-  using V = hn::Vec<FloatTag>;
-  V sums[kTileRows][2];
-  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = hn::Zero(d);
-  for (int i = 0; i < head_dim; ++i) {
-    const V k0 = hn::Load(d, keys + i * kPanel);
-    const V k1 = hn::Load(d, keys + i * kPanel + kLanes);
-    PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
-      const V row = hn::Set(d, q[i * kTileRows + r]);
-      sums[r][0] = hn::MulAdd(row, k0, sums[r][0]);
-      sums[r][1] = hn::MulAdd(row, k1, sums[r][1]);
-    }
-  }
-  PITH_UNROLL for (int r = 0; r < kTileRows; ++r) {
-    hn::Store(sums[r][0], d, scores + r * kStepEntries);
-    hn::Store(sums[r][1], d, scores + r * kStepEntries + kLanes);
-  }
-}
 
 // out[r] = factors[r] * out[r] + weights[r] . values over n entries, kVectors vectors of
 // dimensions. weights [kTileRows][kStepEntries], values [kStepEntries][kPanel], out
@@ -76,21 +50,6 @@ HWY_INLINE void ValueTile(const float* HWY_RESTRICT weights, const float* HWY_RE
   }
 }
 
-// Keys [blocks][head_dim][32] f16 of up to n entries to panels [n / kPanel][head_dim][kPanel] f32.
-HWY_INLINE void ConvertKeys(const F16* HWY_RESTRICT keys, int n, int head_dim,
-                            float* HWY_RESTRICT panels) {
-  const FloatTag d;
-  for (int entry = 0; entry < n; entry += kPanel) {
-    const F16* HWY_RESTRICT from =
-        keys + entry / kBlockEntries * kBlockEntries * head_dim + entry % kBlockEntries;
-    float* HWY_RESTRICT to = panels + entry * head_dim;
-    for (int i = 0; i < head_dim; ++i) {
-      hn::Store(LoadF16(d, from + i * kBlockEntries), d, to + i * kPanel);
-      hn::Store(LoadF16(d, from + i * kBlockEntries + kLanes), d, to + i * kPanel + kLanes);
-    }
-  }
-}
-
 // Values [n][head_dim] f16 to panels [ceil(head_dim / kPanel)][kStepEntries][kPanel] f32.
 HWY_INLINE void ConvertValues(const F16* HWY_RESTRICT values, int n, int head_dim,
                               float* HWY_RESTRICT panels) {
@@ -120,7 +79,7 @@ void Prefill(const Segment& s) {
   float* q = values + size_t{kStepEntries} * stride;
   float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
   float* factors = scores + size_t{1} * PaddedRows(n_rows) * kStepEntries;
-  PackQueries<kTileRows>(s, q);
+  PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, q);
   ClearRows(s);
 
   for (int64_t step = s.begin; step < s.end;) {

@@ -1,4 +1,4 @@
-// The specification of attention: double precision, all scores first, then their maximum, then
+// The specifications: double precision, all scores first, then their maximum, then
 // the weights; nothing shared with the kernels but the page layout.
 #include <algorithm>
 #include <cmath>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "attention/max_probability.h"
 
 namespace pith {
 namespace {
@@ -49,19 +50,24 @@ Rows ReadHead(const HeadView& head, int head_dim) {
   return rows;
 }
 
+// Scores of one query against the first n entries.
+std::vector<double> Scores(const float* q, const Rows& rows, int64_t n_entries, int64_t n,
+                           int head_dim, double scale) {
+  std::vector<double> scores(std::max<int64_t>(n, 0));
+  for (int d = 0; d < head_dim; ++d) {
+    for (int64_t i = 0; i < n; ++i) scores[i] += q[d] * rows.keys[d * n_entries + i];
+  }
+  for (double& score : scores) score *= scale;
+  return scores;
+}
+
 // One query of one head over the first n_visible entries.
 void AttendOne(const float* q, const Rows& rows, int64_t n_entries, int64_t n_visible, int head_dim,
                double scale, double* out) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  std::vector<double> scores(std::max<int64_t>(n_visible, 0));
-  for (int d = 0; d < head_dim; ++d) {
-    for (int64_t i = 0; i < n_visible; ++i) scores[i] += q[d] * rows.keys[d * n_entries + i];
-  }
+  const std::vector<double> scores = Scores(q, rows, n_entries, n_visible, head_dim, scale);
   double max = -kInfinity;
-  for (double& score : scores) {
-    score *= scale;
-    max = std::max(max, score);
-  }
+  for (const double score : scores) max = std::max(max, score);
 
   std::fill_n(out, head_dim, 0.0);
   double sum = 0;
@@ -87,6 +93,47 @@ void ReferenceAttention(const AttentionShape& shape, const float* q, int n_token
       for (int h = g * group; h < (g + 1) * group; ++h) {
         const int64_t row = (int64_t{token} * shape.n_heads + h) * shape.head_dim;
         AttendOne(q + row, rows, head.n_entries, n_visible, shape.head_dim, shape.scale, out + row);
+      }
+    }
+  }
+}
+
+void ReferenceMaxProbability(const AttentionShape& shape, const float* q, int n_tokens,
+                             std::span<const JudgedHead> heads, std::span<const float> log2_divisor,
+                             double* log2_max) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const int group = shape.n_heads / shape.n_kv_heads;
+  for (int g = 0; g < shape.n_kv_heads; ++g) {
+    const JudgedHead& head = heads[g];
+    const HeadView& view = head.view;
+    const Rows rows = ReadHead(view, shape.head_dim);
+    for (int token = 0; token < n_tokens; ++token) {
+      const int64_t n_visible = view.n_entries - view.n_chunk + token + 1;
+      for (int h = g * group; h < (g + 1) * group; ++h) {
+        const float* query = q + (int64_t{token} * shape.n_heads + h) * shape.head_dim;
+        const std::vector<double> scores =
+            Scores(query, rows, view.n_entries, view.n_entries, shape.head_dim, shape.scale);
+        std::vector<double> seen(scores.begin() + head.begin, scores.begin() + head.end);
+        if (n_visible > head.tail_begin) {
+          seen.insert(seen.end(), scores.begin() + head.tail_begin, scores.begin() + n_visible);
+        }
+        for (size_t i = 0; i < head.extra.rows; ++i) {
+          double score = 0;
+          for (int d = 0; d < shape.head_dim; ++d) score += double{query[d]} * head.extra.row(i)[d];
+          seen.push_back(score * shape.scale);
+        }
+
+        double max = -kInfinity;
+        for (const double score : seen) max = std::max(max, score);
+        double sum = 0;
+        for (const double score : seen) sum += score == -kInfinity ? 0.0 : std::exp(score - max);
+        double normaliser = (max + std::log(sum)) / std::log(2.0);
+        if (!log2_divisor.empty()) normaliser += log2_divisor[token];
+        if (!std::isfinite(normaliser)) continue;
+        double* out = log2_max + h * (head.end - head.begin);
+        for (int64_t i = head.begin; i < head.end; ++i, ++out) {
+          *out = std::max(*out, scores[i] / std::log(2.0) - normaliser);
+        }
       }
     }
   }

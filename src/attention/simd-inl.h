@@ -34,7 +34,8 @@ inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 inline constexpr bool kManyRegisters =  // 32 rather than 16
     HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;
 
-// The next lanes of f16 values, which need no alignment, in f32.
+// The next lanes of f16 values, which need no alignment, in f32. Where the instruction set does not
+// convert f16, infinities and NaN become numbers from 65536 on.
 template <class D>
 HWY_INLINE hn::Vec<D> LoadF16(D d, const F16* HWY_RESTRICT from) {
   const hn::Rebind<uint16_t, D> d16;
@@ -63,19 +64,21 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
-// Queries of a segment scaled and interleaved by tiles of kTile rows: [tile][head_dim][kTile], so
-// that the broadcasts of one step of the dot products are neighbours. Rows past the last are zeros.
+// Queries [n_tokens][group][head_dim], tokens q_stride apart, scaled and interleaved by tiles of
+// kTile rows: [tile][head_dim][kTile], so that the broadcasts of one step of the dot products are
+// neighbours. Rows past the last are zeros.
 template <int kTile>
-HWY_INLINE void PackQueries(const Segment& s, float* HWY_RESTRICT packed) {
-  const int n_rows = s.n_tokens * s.group;
+HWY_INLINE void PackQueries(const float* HWY_RESTRICT q, int64_t q_stride, int n_tokens, int group,
+                            int head_dim, float scale, float* HWY_RESTRICT packed) {
+  const int n_rows = n_tokens * group;
   for (int row = 0; row < (n_rows + kTile - 1) / kTile * kTile; ++row) {
-    float* HWY_RESTRICT to = packed + row / kTile * kTile * s.head_dim + row % kTile;
+    float* HWY_RESTRICT to = packed + row / kTile * kTile * head_dim + row % kTile;
     if (row >= n_rows) {
-      for (int d = 0; d < s.head_dim; ++d) to[d * kTile] = 0.0f;
+      for (int d = 0; d < head_dim; ++d) to[d * kTile] = 0.0f;
       continue;
     }
-    const float* HWY_RESTRICT from = s.q + row / s.group * s.q_stride + row % s.group * s.head_dim;
-    for (int d = 0; d < s.head_dim; ++d) to[d * kTile] = from[d] * s.scale;
+    const float* HWY_RESTRICT from = q + row / group * q_stride + row % group * head_dim;
+    for (int d = 0; d < head_dim; ++d) to[d * kTile] = from[d] * scale;
   }
 }
 
@@ -87,7 +90,9 @@ HWY_INLINE void ClearRows(const Segment& s) {
 }
 
 // Turns one row of scores [kStepEntries] into weights 2^(score - max), zero from `n_visible` on,
-// whatever was there. Returns the factor by which what was summed before must be multiplied.
+// whatever was there, or only sums them. Returns the factor by which what was summed before must be
+// multiplied.
+template <bool kKeepWeights = true>
 HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& max, float& sum) {
   const FloatTag d;
   const auto minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
@@ -116,9 +121,11 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& ma
   for (; i < n_visible; i += kLanes) {
     const auto weight = Exp2(d, hn::Sub(hn::Load(d, scores + i), v_max));
     total = hn::Add(total, weight);
-    hn::Store(weight, d, scores + i);
+    if constexpr (kKeepWeights) hn::Store(weight, d, scores + i);
   }
-  for (; i < kStepEntries; i += kLanes) hn::Store(hn::Zero(d), d, scores + i);
+  if constexpr (kKeepWeights) {
+    for (; i < kStepEntries; i += kLanes) hn::Store(hn::Zero(d), d, scores + i);
+  }
   sum = sum * factor + hn::GetLane(hn::SumOfLanes(d, total));
   return factor;
 }

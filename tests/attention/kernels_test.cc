@@ -6,18 +6,6 @@
 namespace pith {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kEvery = 37;  // instrumented code is slow: some cases of the same list
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr int kEvery = 37;
-#else
-constexpr int kEvery = 1;
-#endif
-#else
-constexpr int kEvery = 1;
-#endif
-
 TEST(Comparator, FailsOnNan) {
   const Problem p = MakeProblem(64, 1, {5}, 1, false, 1);
   const std::vector<double> want = Reference(p);

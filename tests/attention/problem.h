@@ -19,6 +19,18 @@
 
 namespace pith {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int kEvery = 37;  // instrumented code is slow: some cases of the same list
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+inline constexpr int kEvery = 37;
+#else
+inline constexpr int kEvery = 1;
+#endif
+#else
+inline constexpr int kEvery = 1;
+#endif
+
 // One KV head's entries in pages that are aligned, scattered and full of NaN where nobody wrote.
 class TestHead {
  public:
