@@ -23,11 +23,12 @@ struct SessionOptions {
 };
 
 struct ReadOptions {
-  Progress progress;  // after every chunk: tokens read and to read in this call
+  Progress
+      progress;  // after every chunk: tokens read, or repeated to judge them, and how many in all
   // If set, called for every token of the call in order, with the logits after it [n_vocab].
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
-  // What this call reads is never evicted (a system message, a question): its worth is infinite, and
-  // nothing else is judged or evicted during the call.
+  // What this call reads is never evicted (a system message, a question): its worth is infinite,
+  // and nothing else is judged or evicted during the call.
   bool pin = false;
 };
 
@@ -38,13 +39,13 @@ struct HeadStats {
 };
 
 struct CacheStats {
-  int64_t tokens = 0;          // read so far
-  int64_t entries = 0;         // kept, over all layers and KV heads
-  int64_t entries_full = 0;    // had nothing been dropped
-  uint64_t kv_bytes = 0;       // held now: pages, positions and scores, page tables
-  uint64_t kv_bytes_peak = 0;  // most that was held at any time
+  int64_t tokens = 0;            // read so far
+  int64_t entries = 0;           // kept, over all layers and KV heads
+  int64_t entries_full = 0;      // had nothing been dropped
+  uint64_t kv_bytes = 0;         // held now: pages, positions and scores, page tables
+  uint64_t kv_bytes_peak = 0;    // most that was held at any time
   uint64_t kv_bytes_shared = 0;  // of kv_bytes: pages mapped from a snapshot or shared with forks
-  uint64_t kv_bytes_full = 0;  // f16 K and V of every token read, nothing else
+  uint64_t kv_bytes_full = 0;    // f16 K and V of every token read, nothing else
   std::vector<HeadStats> heads;
 };
 
@@ -77,14 +78,14 @@ class Session {
   std::span<const float> Next(Token token);
 
   // A session that goes on from here on its own. What was read is shared, not copied; only what one
-  // of them changes later becomes its own. Forks may run in different threads. With a plan: the same
-  // scorer, window and sinks, but another keep or budget, applied at once.
-  // Throws Error(kInvalidArgument) for a plan that differs in more.
+  // of them changes later becomes its own. Forks may run in different threads. With a plan: the
+  // same scorer, window and sinks, but another keep or budget, applied at once. Throws
+  // Error(kInvalidArgument) for a plan that differs in more.
   Session Fork();
   Session Fork(const Plan& plan);
 
-  // Forgets all tokens but the first `n_tokens`, 0 <= n_tokens <= n_read(). What was evicted to make
-  // room for them does not come back. Logits are empty until something is read.
+  // Forgets all tokens but the first `n_tokens`, 0 <= n_tokens <= n_read(). What was evicted to
+  // make room for them does not come back. Logits are empty until something is read.
   void DropTail(int64_t n_tokens);
 
   // Saves all that it takes to go on elsewhere (docs/formats.md), atomically: `file` is old or new,

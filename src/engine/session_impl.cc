@@ -71,7 +71,7 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
                   1.0f / std::sqrt(static_cast<float>(model.info().head_dim))},
                  n_threads),
       scorer_(MakeScorer(plan, model.info())),
-      budget_(std::make_unique<UniformBudget>()) {
+      budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
   if (!backend_) Fail(ErrorCode::kIo, "ggml has no CPU backend");
   ggml_backend_cpu_set_n_threads(backend_.get(), n_threads);
   ggml_backend_cpu_set_abort_callback(
@@ -94,8 +94,8 @@ void Session::Impl::AppendOp(ggml_tensor* dst, int thread, int n_threads, void* 
 
 void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user) {
   auto* state = static_cast<LayerState*>(user);
-  state->session->Attend(state->layer, *dst->src[0], static_cast<float*>(dst->data), thread,
-                         n_threads);
+  state->session->Attend(state->layer, *dst->src[0], *dst->src[2], static_cast<float*>(dst->data),
+                         thread, n_threads);
 }
 
 // Threads share the (KV head, token) pairs in equal runs.
@@ -117,7 +117,9 @@ void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v
                                        stride};
     const MatrixView<const float> values{static_cast<const float*>(v.data) + offset, n, head_dim,
                                          stride};
-    if (Compressed(layer)) {
+    if (Compressed(layer) && pinning_) {
+      worth.assign(n, std::numeric_limits<float>::infinity());
+    } else if (Compressed(layer)) {
       worth.resize(n);
       scorer_->Score(
           {layer, kv_head, cache.ChunkPositions(layer, kv_head).subspan(first, n), keys, values},
@@ -128,25 +130,29 @@ void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v
   }
 }
 
-void Session::Impl::Attend(int layer, const ggml_tensor& q, float* out, int thread,
-                           int n_threads_now) {
+void Session::Impl::Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out,
+                           int thread, int n_threads_now) {
   const double begin = thread == 0 ? Now() : 0;
   const float* queries = static_cast<const float*>(q.data);
   if (thread == 0 && query_tap_) {
     query_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(q.ne[2]), queries);
   }
+  if (repeat_pass_) {
+    repeat_pass_->Observe(layer, queries, static_cast<const float*>(hidden.data), thread,
+                          n_threads_now);
+  }
   attention_.Run(queries, cache.Views(layer), out, thread, n_threads_now);
   if (thread == 0) times.attention_s += Now() - begin;
 }
 
-void Session::Impl::CheckTokens(std::span<const Token> tokens) const {
-  const int64_t n_after = n_read + static_cast<int64_t>(tokens.size());
+void Session::Impl::CheckTokens(std::span<const Token> text) const {
+  const int64_t n_after = n_read + static_cast<int64_t>(text.size());
   if (n_after > n_ctx) {
     Fail(ErrorCode::kInvalidArgument,
-         "{} tokens would follow {} already read, over the context of {}", tokens.size(), n_read,
+         "{} tokens would follow {} already read, over the context of {}", text.size(), n_read,
          n_ctx);
   }
-  for (const Token token : tokens) {
+  for (const Token token : text) {
     if (token < 0 || token >= model.info().n_vocab) {
       Fail(ErrorCode::kInvalidArgument, "token {} is outside the vocabulary of {}", token,
            model.info().n_vocab);
@@ -169,14 +175,14 @@ Graph& Session::Impl::GraphFor(int n_tokens, Output output) {
   return *graphs_.back();
 }
 
-Graph& Session::Impl::RunChunk(std::span<const Token> tokens, Output output) {
-  const int n_tokens = static_cast<int>(tokens.size());
+Graph& Session::Impl::Compute(std::span<const Token> chunk, int64_t first_position, Output output) {
+  const int n_tokens = static_cast<int>(chunk.size());
   Graph& graph = GraphFor(n_tokens, output);
-  cache.BeginChunk(n_tokens, static_cast<int32_t>(n_read));
+  cache.BeginChunk(n_tokens, static_cast<int32_t>(first_position));
   bool finished = false;
   try {
     attention_.Prepare(n_tokens);
-    finished = graph.Compute(backend_.get(), tokens, static_cast<int32_t>(n_read));
+    finished = graph.Compute(backend_.get(), chunk, static_cast<int32_t>(first_position));
   } catch (...) {
     cache.AbandonChunk();
     throw;
@@ -187,8 +193,14 @@ Graph& Session::Impl::RunChunk(std::span<const Token> tokens, Output output) {
     Fail(ErrorCode::kCancelled, "cancelled after {} tokens", n_read);
   }
   cache.EndChunk();
-  n_read += n_tokens;
-  this->tokens.insert(this->tokens.end(), tokens.begin(), tokens.end());
+  return graph;
+}
+
+Graph& Session::Impl::RunChunk(std::span<const Token> chunk, Output output) {
+  tokens.reserve(tokens.size() + chunk.size());
+  Graph& graph = Compute(chunk, n_read, output);
+  n_read += static_cast<int64_t>(chunk.size());
+  tokens.insert(tokens.end(), chunk.begin(), chunk.end());
   return graph;
 }
 
@@ -204,7 +216,6 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   const ModelInfo& info = model.info();
   const int64_t compressed_heads = int64_t{info.n_layers - plan.skip_layers} * info.n_kv_heads;
   if (compressed_heads == 0) return;
-  const int64_t per_head = KeptPerHead(n_total);
   candidates_.clear();
   int64_t n_entries = 0;
   for (int layer = plan.skip_layers; layer < info.n_layers; ++layer) {
@@ -213,49 +224,147 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
       n_entries += cache.n_entries(layer, h);
     }
   }
-  if (n_entries > (per_head + slack) * compressed_heads) {
-    const BudgetLimits limits{plan.sinks, static_cast<int32_t>(n_read - plan.window),
-                              per_head * compressed_heads};
+  const bool by_worth = plan.keep.kind == Keep::Kind::kThreshold;
+  const int64_t per_head = by_worth ? 0 : KeptPerHead(n_total);
+  const bool is_due = by_worth ? n_read < n_settled || n_read - n_settled >= slack
+                               : n_entries > (per_head + slack) * compressed_heads;
+  if (is_due) {
+    BudgetLimits limits;
+    limits.sinks = plan.sinks;
+    limits.window_begin = static_cast<int32_t>(n_read - plan.window);
+    limits.total = by_worth ? n_entries : per_head * compressed_heads;
+    limits.head_floor = plan.head_floor;
+    limits.tau = plan.keep.tau;
     budget_->Allocate(candidates_, limits, verdicts_);
     for (size_t i = 0; i < candidates_.size(); ++i) {
       cache.Evict(candidates_[i].layer, candidates_[i].kv_head, verdicts_[i]);
     }
+    n_settled = n_read;
   }
   times.settle_s += Now() - begin;
 }
 
-void Session::Impl::Read(std::span<const Token> tokens, const ReadOptions& options) {
-  if (tokens.empty()) return;
-  CheckTokens(tokens);
-  KeptPerHead(n_read + static_cast<int64_t>(tokens.size()));  // throws before anything is read
-  const double begin = Now();
-  const int64_t n_before = n_read;
-  const int64_t n_total = n_read + static_cast<int64_t>(tokens.size());
-  while (n_read < n_total) {
-    const auto left = tokens.subspan(static_cast<size_t>(n_read - n_before));
-    const auto chunk = left.first(std::min<size_t>(left.size(), static_cast<size_t>(n_batch)));
-    const bool is_last = chunk.size() == left.size();
-    const int64_t chunk_position = n_read;
-    const Graph& graph = RunChunk(chunk, options.on_logits || query_tap_ ? Output::kHidden
-                                         : is_last                       ? Output::kLastLogits
-                                                                         : Output::kNone);
-    if (graph.output() == Output::kLastLogits) {
-      logits.assign(graph.result().begin(), graph.result().end());
-    } else if (graph.output() == Output::kHidden) {
-      if (!head_) head_ = std::make_unique<LogitsHead>(*model.impl().weights, model.impl().hparams);
-      const size_t n_embd = static_cast<size_t>(model.info().n_embd);
-      const auto wanted = options.on_logits ? graph.result() : graph.result().last(n_embd);
-      const int64_t first = chunk_position + (options.on_logits ? 0 : graph.n_tokens() - 1);
-      head_->Compute(backend_.get(), wanted, [&](int row, std::span<const float> row_logits) {
-        if (options.on_logits) options.on_logits(first + row, row_logits);
-        if (first + row + 1 == n_total) logits.assign(row_logits.begin(), row_logits.end());
-      });
+void Session::Impl::SettleNow() {
+  Settle(n_read, 0);
+  cache.Trim();
+}
+
+int64_t Session::Impl::RepeatTokens(int64_t n_unjudged) const {
+  if (!Repeats() || plan.skip_layers == model.info().n_layers) return 0;
+  int64_t n = 0;
+  for (int64_t begin = 0; begin < n_unjudged; begin += kRepeatChunk) {
+    const int64_t end = std::min(begin + kRepeatChunk, n_unjudged);
+    n +=
+        static_cast<int64_t>(RepeatPrompt(model.tokenizer(), {}, begin, begin, begin == 0).size()) +
+        end - begin;
+  }
+  return n;
+}
+
+void Session::Impl::JudgeByRepeating(const std::function<void(int64_t n_tokens)>& progress) {
+  if (plan.skip_layers == model.info().n_layers) return;
+  const double start = Now();
+  while (n_judged < n_read) {
+    const int64_t end = std::min(n_judged + kRepeatChunk, n_read);
+    // The first chunk of a text is whatever follows what was pinned.
+    const bool is_first = n_judged == text_begin;
+    const std::vector<Token> prompt =
+        RepeatPrompt(model.tokenizer(), tokens, n_judged, end, is_first);
+    repeat_pass_ = std::make_unique<RepeatPass>(model, scorer_->needs(), cache, plan.skip_layers,
+                                                plan.sinks, n_judged, end, n_read, n_threads);
+    const double attention_before = times.attention_s;
+    try {
+      for (size_t done = 0; done < prompt.size();) {
+        const auto left = std::span(prompt).subspan(done);
+        const auto chunk = left.first(std::min<size_t>(left.size(), static_cast<size_t>(n_batch)));
+        repeat_pass_->Prepare(static_cast<int>(chunk.size()));
+        Compute(chunk, n_read + static_cast<int64_t>(done), Output::kQueries);
+        done += chunk.size();
+        progress(static_cast<int64_t>(chunk.size()));
+      }
+    } catch (...) {
+      repeat_pass_.reset();
+      cache.DropFrom(static_cast<int32_t>(n_read));
+      cache.Trim();
+      times.score_s += Now() - start;
+      throw;
     }
-    Settle(n_total, 0);
-    if (options.progress && !options.progress(n_read - n_before, n_total - n_before)) {
-      if (!is_last) Fail(ErrorCode::kCancelled, "cancelled after {} tokens", n_read);
+    times.attention_s = attention_before;
+    cache.DropFrom(static_cast<int32_t>(n_read));
+    repeat_pass_->Judge(*scorer_, cache);
+    repeat_pass_.reset();
+    n_judged = end;
+  }
+  times.score_s += Now() - start;
+}
+
+bool Session::Impl::ExceedsLimit(int64_t n_new) const {
+  if (plan.kv_limit == 0) return false;
+  const int64_t longest = n_new + std::min<int64_t>(n_new, kRepeatChunk + kPageEntries);
+  const CacheShape& shape = cache.shape();
+  const uint64_t pages = static_cast<uint64_t>((longest + kPageEntries - 1) / kPageEntries + 1) *
+                         shape.n_layers * shape.n_kv_heads;
+  return cache.allocated_bytes() + pages * cache.bytes_per_page() > plan.kv_limit;
+}
+
+void Session::Impl::TakeLogits(const Graph& graph, int64_t first_position, int64_t n_total,
+                               const ReadOptions& options) {
+  if (graph.output() == Output::kLastLogits) {
+    logits.assign(graph.result().begin(), graph.result().end());
+  } else if (graph.output() == Output::kHidden) {
+    if (!head_) head_ = std::make_unique<LogitsHead>(*model.impl().weights, model.impl().hparams);
+    head_->Compute(backend_.get(), graph.result(), [&](int row, std::span<const float> row_logits) {
+      options.on_logits(first_position + row, row_logits);
+      if (first_position + row + 1 == n_total) {
+        logits.assign(row_logits.begin(), row_logits.end());
+      }
+    });
+  }
+}
+
+void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options) {
+  if (text.empty()) return;
+  CheckTokens(text);
+  const int64_t n_before = n_read;
+  const int64_t n_total = n_read + static_cast<int64_t>(text.size());
+  KeptPerHead(n_total);  // throws before anything is read
+  const double begin = Now();
+  const bool judges = Repeats() && !options.pin;
+  const bool chunkwise =
+      judges && (plan.chunkwise || ExceedsLimit(static_cast<int64_t>(text.size())));
+  const int64_t n_work = n_total - n_before + (judges ? RepeatTokens(n_total - n_judged) : 0);
+  int64_t n_done = 0;
+  const auto report = [&](int64_t n) {
+    n_done += n;
+    if (options.progress && !options.progress(std::min(n_done, n_work), n_work) &&
+        n_done < n_work) {
+      Fail(ErrorCode::kCancelled, "cancelled after {} tokens", n_read);
+    }
+  };
+  pinning_ = options.pin;
+  while (n_read < n_total) {
+    auto chunk = text.subspan(static_cast<size_t>(n_read - n_before));
+    const int64_t room = chunkwise ? n_judged + kRepeatChunk - n_read : n_batch;
+    chunk = chunk.first(
+        std::min<size_t>(chunk.size(), static_cast<size_t>(std::clamp<int64_t>(room, 1, n_batch))));
+    const int64_t chunk_position = n_read;
+    const bool is_last = chunk_position + static_cast<int64_t>(chunk.size()) == n_total;
+    const Graph& graph = RunChunk(chunk, options.on_logits ? Output::kHidden
+                                         : is_last         ? Output::kLastLogits
+                                         : query_tap_      ? Output::kQueries
+                                                           : Output::kNone);
+    TakeLogits(graph, chunk_position, n_total, options);
+    report(static_cast<int64_t>(chunk.size()));
+    if (options.pin) continue;
+    if (!judges) {
+      Settle(n_total, 0);
+    } else if (is_last || (chunkwise && n_read - n_judged >= kRepeatChunk)) {
+      JudgeByRepeating(report);
+      Settle(n_total, 0);
+      cache.Trim();
     }
   }
+  if (options.pin) n_judged = text_begin = n_read;
   cache.Trim();
   times.read_s += Now() - begin;
   times.read_tokens += n_total - n_before;
@@ -264,10 +373,12 @@ void Session::Impl::Read(std::span<const Token> tokens, const ReadOptions& optio
 void Session::Impl::Next(Token token) {
   CheckTokens({&token, 1});
   KeptPerHead(n_read + 1);  // throws before anything is read
+  pinning_ = false;
   const double begin = Now();
   const Graph& graph = RunChunk({&token, 1}, Output::kLastLogits);
   logits.assign(graph.result().begin(), graph.result().end());
-  Settle(n_read, kDecodeSlack);
+  // What a repeat pass has not judged yet stays until the next Read.
+  if (!Repeats()) Settle(n_read, kDecodeSlack);
   times.next_s += Now() - begin;
   times.next_tokens += 1;
 }

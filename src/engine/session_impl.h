@@ -12,6 +12,7 @@
 #include "attention/attention.h"
 #include "budgets/budget.h"
 #include "cache/cache.h"
+#include "engine/repeat_pass.h"
 #include "model/graph.h"
 #include "model/model_impl.h"
 #include "pith/session.h"
@@ -32,6 +33,9 @@ class Session::Impl {
       std::function<void(int layer, int32_t first_position, int n_tokens, const float* q)>;
   void SetQueryTap(QueryTap tap) { query_tap_ = std::move(tap); }
 
+  // Evicts down to what the plan allows for what was read so far.
+  void SettleNow();
+
   Model model;
   Plan plan;
   int n_ctx;
@@ -40,6 +44,9 @@ class Session::Impl {
   Cache cache;
   int64_t n_read = 0;
   std::vector<Token> tokens;  // [n_read]
+  int64_t n_judged = 0;       // tokens that a repeat pass has judged, or that are pinned
+  int64_t text_begin = 0;     // first token of the text that a repeat pass repeats
+  int64_t n_settled = 0;      // n_read when entries were last compared with a tau
   std::vector<float> logits;
   TimeStats times;
   std::atomic<bool> cancelled = false;
@@ -53,11 +60,26 @@ class Session::Impl {
   static void AppendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
   static void AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
   void Append(int layer, const ggml_tensor& k, const ggml_tensor& v, int thread, int n_threads);
-  void Attend(int layer, const ggml_tensor& q, float* out, int thread, int n_threads);
+  void Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out, int thread,
+              int n_threads);
 
-  void CheckTokens(std::span<const Token> tokens) const;
-  // Runs one chunk and commits it, or leaves everything as it was and throws.
+  void CheckTokens(std::span<const Token> text) const;
+  // Runs the tokens that follow `first_position - 1` and appends their entries, or leaves
+  // everything as it was and throws.
+  Graph& Compute(std::span<const Token> tokens, int64_t first_position, Output output);
+  // The same, and they count as read.
   Graph& RunChunk(std::span<const Token> tokens, Output output);
+  // Takes the logits that a Read asked for from the graph of tokens first_position and on.
+  void TakeLogits(const Graph& graph, int64_t first_position, int64_t n_total,
+                  const ReadOptions& options);
+
+  // Has a repeat pass judge what was read since the last one. `progress` is told of every token
+  // repeated. The pass leaves nothing behind, also when it is cancelled.
+  void JudgeByRepeating(const std::function<void(int64_t n_tokens)>& progress);
+  int64_t RepeatTokens(int64_t n_unjudged) const;
+  bool Repeats() const { return scorer_ && scorer_->needs().repeat_pass; }
+  // Whether `n_new` more tokens, read and judged as a whole, need more memory than the plan allows.
+  bool ExceedsLimit(int64_t n_new) const;
   Graph& GraphFor(int n_tokens, Output output);
   // Entries that a compressed head may keep once `n_total` tokens are read.
   int64_t KeptPerHead(int64_t n_total) const;
@@ -77,6 +99,8 @@ class Session::Impl {
   std::vector<HeadEntries> candidates_;  // of Settle, kept to reuse their memory
   Verdicts verdicts_;
   QueryTap query_tap_;
+  std::unique_ptr<RepeatPass> repeat_pass_;  // while one runs
+  bool pinning_ = false;                     // what is appended stays
 };
 
 }  // namespace pith

@@ -54,17 +54,17 @@ class DecoderBuilder {
   ggml_tensor* Append(const LayerWeights& layer, const LayerOps& ops, ggml_tensor* x) const {
     ggml_tensor* k = RotatedHeads(layer.k, x, h_.n_kv_heads, layer.k_norm);
     ggml_tensor* v = Multiply(layer.v, x);
-    ggml_tensor* sources[] = {k, v};
-    return ggml_custom_4d(g_, GGML_TYPE_F32, 1, 1, 1, 1, sources, 2, ops.append, GGML_N_TASKS_MAX,
+    ggml_tensor* sources[] = {k, v, x};
+    return ggml_custom_4d(g_, GGML_TYPE_F32, 1, 1, 1, 1, sources, 3, ops.append, GGML_N_TASKS_MAX,
                           ops.user);
   }
 
   ggml_tensor* Attend(const LayerWeights& layer, const LayerOps& ops, ggml_tensor* x,
                       ggml_tensor* appended) const {
     ggml_tensor* q = RotatedHeads(layer.q, x, h_.n_heads, layer.q_norm);
-    ggml_tensor* sources[] = {q, appended};
+    ggml_tensor* sources[] = {q, appended, x};
     return ggml_custom_4d(g_, GGML_TYPE_F32, int64_t{h_.n_heads} * h_.head_dim, x->ne[1], 1, 1,
-                          sources, 2, ops.attend, GGML_N_TASKS_MAX, ops.user);
+                          sources, 3, ops.attend, GGML_N_TASKS_MAX, ops.user);
   }
 
   ggml_tensor* FeedForward(const LayerWeights& layer, ggml_tensor* x) const {
@@ -130,6 +130,10 @@ Graph::Graph(const Weights& weights, const HyperParams& hparams, std::span<const
       break;
     }
     ggml_tensor* attended = build.Attend(layer, ops[i], normed, appended);
+    if (is_last && output == Output::kQueries) {
+      x = attended;
+      break;
+    }
     if (is_last && output == Output::kLastLogits && n_tokens > 1) {
       attended = ggml_get_rows(g, attended, last_);
       x = ggml_get_rows(g, x, last_);
@@ -137,7 +141,8 @@ Graph::Graph(const Weights& weights, const HyperParams& hparams, std::span<const
     x = ggml_add(g, build.Multiply(layer.attn_output, attended), x);
     x = ggml_add(g, build.FeedForward(layer, build.RmsNorm(x, layer.ffn_norm)), x);
   }
-  if (output != Output::kNone) x = build.RmsNorm(x, weights.output_norm);
+  const bool goes_on = output == Output::kLastLogits || output == Output::kHidden;
+  if (goes_on) x = build.RmsNorm(x, weights.output_norm);
   if (output == Output::kLastLogits) x = build.Multiply(weights.output, x);
   result_ = x;
   ggml_set_output(result_);

@@ -16,7 +16,9 @@ namespace pith {
 
 // Two ops per layer that the graph leaves to its user; ggml calls them from all its threads.
 //   append: dst->src[0] = k, src[1] = v  // [head_dim, n_kv_heads, n_tokens] f32, k after RoPE
+//           src[2] = hidden              // [n_embd, n_tokens] f32, what enters attention, normed
 //   attend: dst->src[0] = q              // [head_dim, n_heads, n_tokens] f32, after RoPE
+//           src[2] = hidden
 //           dst                          // [n_heads * head_dim, n_tokens] f32
 // All contiguous. Within a layer attend starts after append has ended on every thread.
 struct LayerOps {
@@ -28,6 +30,7 @@ struct LayerOps {
 // What is computed after the last layer. Work that nobody reads is left out of the graph.
 enum class Output {
   kNone,        // nothing: the last layer ends at its append
+  kQueries,     // nothing, but the last layer ends at its attend
   kLastLogits,  // logits after the last token
   kHidden,      // normed hidden states of all tokens, for LogitsHead
 };
