@@ -1,6 +1,7 @@
 // From a plan to a budget, and to the number of entries it shares.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
