@@ -77,6 +77,8 @@ class Cache {
   std::span<const std::byte> Page(int layer, int kv_head, int64_t index) const;
   size_t page_bytes() const { return page_bytes_; }  // K and V of 64 entries
 
+  void SetLimit(uint64_t limit_bytes) { limit_bytes_ = limit_bytes; }
+
   // The K and V row of an entry, as kernels see them. key, value: [head_dim]
   void Read(int layer, int kv_head, int64_t index, float* key, float* value) const;
 

@@ -1,11 +1,70 @@
 #include "pith/session.h"
 
+#include <algorithm>
+#include <string>
+
+#include "base/fail.h"
 #include "engine/session_impl.h"
 
 namespace pith {
+namespace {
+
+bool SameCalibration(const Plan& a, const Plan& b) {
+  if (a.scorer != "qfilter" || a.calibration == b.calibration) return true;
+  return a.calibration && b.calibration && a.calibration->q_filters == b.calibration->q_filters;
+}
+
+// What two plans differ in that a fork must share with its session; empty if nothing.
+std::string Difference(const Plan& a, const Plan& b) {
+  const auto differ = [](std::string_view what, const auto& of_session, const auto& of_fork) {
+    return fmt::format("the {} '{}', the session has '{}'", what, of_fork, of_session);
+  };
+  if (a.key_codec != b.key_codec) return differ("key codec", a.key_codec, b.key_codec);
+  if (a.value_codec != b.value_codec) return differ("value codec", a.value_codec, b.value_codec);
+  if (b.keep.kind == Keep::Kind::kAll) return "";  // nothing else matters to it
+  if (a.scorer != b.scorer) return differ("scorer", a.scorer, b.scorer);
+  if (a.window != b.window) return differ("window", a.window, b.window);
+  if (a.sinks != b.sinks) return differ("number of sinks", a.sinks, b.sinks);
+  if (a.skip_layers != b.skip_layers) return differ("skip_layers", a.skip_layers, b.skip_layers);
+  if (a.scorer == "random" && a.seed != b.seed) return differ("seed", a.seed, b.seed);
+  return SameCalibration(a, b) ? "" : "another calibration";
+}
+
+void CheckForkPlan(const Session::Impl& from, const Plan& plan) {
+  if (from.n_read == 0) return;
+  if (from.plan.keep.kind == Keep::Kind::kAll && plan.keep.kind != Keep::Kind::kAll) {
+    Fail(ErrorCode::kInvalidArgument,
+         "the fork is to keep {}, but the session keeps everything and has judged nothing",
+         plan.keep.ToString());
+  }
+  const std::string difference = Difference(from.plan, plan);
+  if (!difference.empty()) {
+    Fail(ErrorCode::kInvalidArgument,
+         "the plan of a fork has {}; only keep, budget and memory limits may be others",
+         difference);
+  }
+}
+
+// Its plan's scorer, codecs and positions must be those of `from`.
+std::unique_ptr<Session::Impl> ForkImpl(Session::Impl& from, const Plan& plan) {
+  auto fork = std::make_unique<Session::Impl>(
+      from.model, plan, SessionOptions{from.n_batch, from.n_threads, from.n_ctx});
+  fork->tokens = from.tokens;
+  fork->logits = from.logits;
+  fork->cache = from.cache.Fork();
+  fork->cache.SetLimit(plan.kv_limit);
+  fork->n_read = from.n_read;
+  fork->n_judged = from.n_judged;
+  fork->text_begin = from.text_begin;
+  fork->n_settled = from.n_settled;
+  return fork;
+}
+
+}  // namespace
 
 Session::Session(const Model& model, const Plan& plan, const SessionOptions& options)
     : impl_(std::make_unique<Impl>(model, plan, options)) {}
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
@@ -17,6 +76,32 @@ void Session::Read(std::span<const Token> tokens, const ReadOptions& options) {
 std::span<const float> Session::Next(Token token) {
   impl_->Next(token);
   return impl_->logits;
+}
+
+Session Session::Fork() { return Session(ForkImpl(*impl_, impl_->plan)); }
+
+Session Session::Fork(const Plan& plan) {
+  CheckForkPlan(*impl_, plan);
+  auto fork = ForkImpl(*impl_, plan);
+  fork->SettleNow();
+  return Session(std::move(fork));
+}
+
+void Session::DropTail(int64_t n_tokens) {
+  Impl& impl = *impl_;
+  if (n_tokens < 0 || n_tokens > impl.n_read) {
+    Fail(ErrorCode::kInvalidArgument, "cannot keep the first {} tokens, {} were read", n_tokens,
+         impl.n_read);
+  }
+  if (n_tokens == impl.n_read) return;
+  impl.cache.DropFrom(static_cast<int32_t>(n_tokens));
+  impl.cache.Trim();
+  impl.n_read = n_tokens;
+  impl.tokens.resize(static_cast<size_t>(n_tokens));
+  impl.n_judged = std::min(impl.n_judged, n_tokens);
+  impl.text_begin = std::min(impl.text_begin, n_tokens);
+  impl.n_settled = std::min(impl.n_settled, n_tokens);
+  impl.logits.clear();
 }
 
 std::span<const float> Session::logits() const { return impl_->logits; }
@@ -40,6 +125,7 @@ CacheStats Session::stats() const {
   stats.entries_full = impl_->n_read * n_heads;
   stats.kv_bytes = cache.allocated_bytes();
   stats.kv_bytes_peak = cache.peak_bytes();
+  stats.kv_bytes_shared = cache.shared_bytes();
   stats.kv_bytes_full =
       static_cast<uint64_t>(stats.entries_full) * shape.head_dim * 2 * sizeof(uint16_t);
   for (int layer = 0; layer < shape.n_layers; ++layer) {
