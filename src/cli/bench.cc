@@ -28,6 +28,7 @@ struct Record {
   int64_t segment_end = 0;
   double prefill_s = 0;
   double prefill_attention_s = 0;
+  double prefill_score_s = 0;
   double prefill_settle_s = 0;
   std::vector<double> decode_s;  // of each step, sorted; the last one reaches the depth
   double decode_attention_s = 0;
@@ -104,6 +105,7 @@ Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, i
   }
   const TimeStats read = session.times();
   record.prefill_attention_s = read.attention_s - before.attention_s;
+  record.prefill_score_s = read.score_s - before.score_s;
   record.prefill_settle_s = read.settle_s - before.settle_s;
   for (int64_t at = record.segment_end; at < depth; ++at) {
     const auto start = Clock::now();
@@ -132,6 +134,7 @@ nlohmann::ordered_json ToJson(const Record& record, const Plan& plan, const Mode
   out["prefill_tps"] = PerSecond(read, record.prefill_s);
   out["prefill_s"] = record.prefill_s;
   out["prefill_attention_s"] = record.prefill_attention_s;
+  out["score_s"] = record.prefill_score_s;
   out["prefill_settle_s"] = record.prefill_settle_s;
   out["decode_ms"] = 1e3 * Median(record.decode_s);
   out["decode_ms_min"] = 1e3 * record.decode_s.front();

@@ -1,18 +1,14 @@
 // pith calibrate: a model's Q-Filters from a corpus.
-#include <errno.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "base/fail.h"
 #include "calibrate/metadata_keys.h"
 #include "cli/document.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
@@ -21,22 +17,6 @@ namespace pith::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Throws Error(kIo) unless a file can be made where `target` is to lie, so that hours of work are
-// not lost for a typing error. Leaves nothing behind.
-void CheckWritable(const fs::path& target) {
-  std::error_code ignored;
-  if (fs::is_directory(target, ignored)) {
-    Fail(ErrorCode::kIo, "cannot write {}: it is a directory", target.string());
-  }
-  std::string probe = (target.parent_path() / ".pith-probe-XXXXXX").string();
-  const int descriptor = mkstemp(probe.data());
-  if (descriptor < 0) {
-    Fail(ErrorCode::kIo, "cannot write {}: {}", target.string(), std::strerror(errno));
-  }
-  close(descriptor);
-  unlink(probe.c_str());
-}
 
 std::string Names(const std::vector<std::string>& files) {
   std::string names;

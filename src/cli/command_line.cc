@@ -58,6 +58,11 @@ void CommandLine::Option(const std::string& names, uint64_t& value, const std::s
   impl_->Add(names, value, meta, help);
 }
 
+void CommandLine::Option(const std::string& names, double& value, const std::string& meta,
+                         const std::string& help) {
+  impl_->Add(names, value, meta, help);
+}
+
 void CommandLine::List(const std::string& names, std::vector<std::string>& values,
                        const std::string& meta, const std::string& help) {
   impl_->app.add_option(names, values, help)
@@ -76,6 +81,16 @@ void CommandLine::Files(const std::string& names, std::vector<std::string>& file
 
 void CommandLine::Positional(const std::string& name, std::string& value, const std::string& help) {
   impl_->app.add_option(name, value, help)->required()->type_name("");
+}
+
+void CommandLine::OptionalPositional(const std::string& name, std::string& value,
+                                     const std::string& help) {
+  impl_->app.add_option(name, value, help)->type_name("");
+}
+
+void CommandLine::Positionals(const std::string& name, std::vector<std::string>& values,
+                              const std::string& help) {
+  impl_->app.add_option(name, values, help)->required()->type_name("");
 }
 
 void CommandLine::Footer(const std::string& text) { impl_->app.footer(text); }

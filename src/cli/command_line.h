@@ -48,6 +48,8 @@ class CommandLine {
               const std::string& help);
   void Option(const std::string& names, uint64_t& value, const std::string& meta,
               const std::string& help);
+  void Option(const std::string& names, double& value, const std::string& meta,
+              const std::string& help);
   // "a,b,c", or the flag several times.
   void List(const std::string& names, std::vector<std::string>& values, const std::string& meta,
             const std::string& help);
@@ -55,6 +57,11 @@ class CommandLine {
   void Files(const std::string& names, std::vector<std::string>& files, const std::string& help);
   // Required, in the order they are added.
   void Positional(const std::string& name, std::string& value, const std::string& help);
+  // May be left out; the last one.
+  void OptionalPositional(const std::string& name, std::string& value, const std::string& help);
+  // One or more, the last one.
+  void Positionals(const std::string& name, std::vector<std::string>& values,
+                   const std::string& help);
   // Text after the list of flags.
   void Footer(const std::string& text);
 

@@ -1,4 +1,5 @@
-// pith compare: one document, read with the full and with a compressed cache.
+// pith compare: one document, read with the full and with a compressed cache, and either gone on
+// with or asked about.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/atomic_file.h"
 #include "base/fail.h"
 #include "cli/child_process.h"
 #include "cli/conversation.h"
@@ -14,6 +16,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
+#include "eval/haystack.h"
 
 namespace pith::cli {
 namespace {
@@ -30,6 +33,12 @@ struct CompareFlags {
   int max_document_tokens = 0;
   int tail_tokens = 256;
   int predict = 64;
+  std::string question;
+  std::string expected;
+  std::string planted;
+  double depth = 50;
+  std::string written_file;
+  std::string template_name;
   bool json = false;
   std::string worker;  // which side this process measures; empty in the process that was called
 };
@@ -42,31 +51,77 @@ double NegativeLogLikelihood(std::span<const float> logits, Token token) {
   return top + std::log(sum) - logits[static_cast<size_t>(token)];
 }
 
-std::vector<Token> DocumentTokens(const CompareFlags& flags, const Model& model) {
-  const Tokenizer& tokenizer = model.tokenizer();
-  std::vector<Token> tokens = tokenizer.Encode(ReadDocument(flags.document_file));
-  if (flags.max_document_tokens > 0 &&
-      tokens.size() > static_cast<size_t>(flags.max_document_tokens)) {
-    tokens.resize(static_cast<size_t>(flags.max_document_tokens));
+// `sentence` between two of the text's own, as near to `depth` percent of it as there is a place.
+std::string Planted(const std::string& text, const std::string& sentence, double depth) {
+  const double wanted = depth / 100 * static_cast<double>(text.size());
+  const auto distance = [&](size_t at) { return std::abs(static_cast<double>(at) - wanted); };
+  size_t nearest = text.size();
+  for (size_t at : SentenceStarts(text)) {
+    if (distance(at) < distance(nearest)) nearest = at;
   }
-  if (tokenizer.add_bos() && tokenizer.bos() >= 0) tokens.insert(tokens.begin(), tokenizer.bos());
-  if (tokens.size() <= static_cast<size_t>(flags.tail_tokens)) {
-    Fail(ErrorCode::kInvalidArgument,
-         "{} has {} tokens, expected more than the {} whose perplexity is measured (--tail)",
-         flags.document_file, tokens.size(), flags.tail_tokens);
-  }
+  const std::string before = nearest == text.size() ? " " : "";
+  return text.substr(0, nearest) + before + sentence + " " + text.substr(nearest);
+}
+
+std::vector<Token> FileTokens(const CompareFlags& flags, const Model& model) {
+  std::vector<Token> tokens = model.tokenizer().Encode(ReadDocument(flags.document_file));
+  const size_t most = static_cast<size_t>(flags.max_document_tokens);
+  if (most > 0 && tokens.size() > most) tokens.resize(most);
   return tokens;
 }
 
-void CheckFits(const CompareFlags& flags, const std::vector<Token>& tokens,
-               const SessionOptions& options, const Model& model) {
+// What is read: the file, or its first tokens, and what is to be planted in it.
+std::string DocumentText(const CompareFlags& flags, const Model& model) {
+  const std::string text = model.tokenizer().Decode(FileTokens(flags, model));
+  return flags.planted.empty() ? text : Planted(text, flags.planted, flags.depth);
+}
+
+// What a side reads, in the order it is read.
+struct Parts {
+  std::vector<Token> before;  // never evicted
+  std::vector<Token> document;
+  std::vector<Token> after;  // the question, never evicted, or text whose perplexity is measured
+
+  size_t size() const { return before.size() + document.size() + after.size(); }
+};
+
+Parts PartsOf(const CompareFlags& flags, const Model& model) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  Parts parts;
+  parts.document = flags.planted.empty() ? FileTokens(flags, model)
+                                         : tokenizer.Encode(DocumentText(flags, model));
+  if (!flags.question.empty()) {
+    Conversation conversation =
+        AsUsage([&] { return Conversation(model, flags.template_name, ""); });
+    conversation.FollowDocument();
+    parts.before = conversation.BeforeDocument();
+    parts.after = conversation.TokensFor(flags.question, /*from_start=*/true);
+    return parts;
+  }
+  if (tokenizer.add_bos() && tokenizer.bos() >= 0) {
+    parts.document.insert(parts.document.begin(), tokenizer.bos());
+  }
+  const size_t tail = static_cast<size_t>(flags.tail_tokens);
+  if (parts.document.size() <= tail) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} has {} tokens, expected more than the {} whose perplexity is measured (--tail)",
+         flags.document_file, parts.document.size(), flags.tail_tokens);
+  }
+  parts.after.assign(parts.document.end() - flags.tail_tokens, parts.document.end());
+  parts.document.resize(parts.document.size() - tail);
+  return parts;
+}
+
+void CheckFits(const CompareFlags& flags, const Parts& parts, const SessionOptions& options,
+               const Model& model) {
   const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
-  const int64_t needed = static_cast<int64_t>(tokens.size()) + flags.predict;
+  const int64_t needed = static_cast<int64_t>(parts.size()) + flags.predict;
   if (needed > n_ctx) {
     Fail(ErrorCode::kInvalidArgument,
-         "{} has {} tokens and {} are to be generated, but the context holds {} (--tokens reads "
+         "{} has {} tokens{} and {} are to be generated, but the context holds {} (--tokens reads "
          "only a part)",
-         flags.document_file, tokens.size(), flags.predict, n_ctx);
+         flags.document_file, parts.size(), flags.question.empty() ? "" : " with the question",
+         flags.predict, n_ctx);
   }
 }
 
@@ -87,14 +142,19 @@ int Work(const CompareFlags& flags) {
   const Model model = flags.model.Load();
   const SessionOptions options = flags.model.ForSession(model);
   const Plan plan = flags.worker == kFull ? Plan() : flags.plan.ForModel(model, flags.model.File());
-  const std::vector<Token> tokens = DocumentTokens(flags, model);
+  const Parts parts = PartsOf(flags, model);
   Session session = MakeSession(model, plan, options);
 
-  const auto body = std::span(tokens).first(tokens.size() - static_cast<size_t>(flags.tail_tokens));
-  ReadWithProgress(session, body,
+  if (!parts.before.empty()) ReadPinned(session, parts.before);
+  ReadWithProgress(session, parts.document,
                    flags.worker == kFull ? "full cache" : "keep " + plan.keep.ToString());
   const TimeStats read = session.times();
-  const double perplexity = ReadTail(session, std::span(tokens).subspan(body.size()));
+  double perplexity = 0;
+  if (flags.question.empty()) {
+    perplexity = ReadTail(session, parts.after);
+  } else {
+    ReadPinned(session, parts.after);
+  }
   const CacheStats after_reading = session.stats();
   const TimeStats before_decode = session.times();
   Sampler greedy{SamplingOptions{}};
@@ -107,10 +167,13 @@ int Work(const CompareFlags& flags) {
   out["peak_resident_bytes"] = PeakResidentBytes();
   out["prefill_s"] = read.read_s;
   out["prefill_tps"] = PerSecond(read.read_tokens, read.read_s);
+  out["score_s"] = read.score_s;
   out["decode_tps"] = PerSecond(decode.next_tokens - before_decode.next_tokens,
                                 decode.next_s - before_decode.next_s);
-  out["perplexity"] = perplexity;
-  out["perplexity_tokens"] = flags.tail_tokens;
+  if (flags.question.empty()) {
+    out["perplexity"] = perplexity;
+    out["perplexity_tokens"] = flags.tail_tokens;
+  }
   out["text"] = generation.text;
   out["text_tokens"] = generation.tokens.size();
   out["threads"] = options.n_threads;
@@ -151,6 +214,10 @@ std::string Table(const Json& full, const Json& compressed) {
   const auto number = [](const Json& side, const char* key, int digits) {
     return fmt::format("{:.{}f}", side[key].get<double>(), digits);
   };
+  const auto seconds = [](const Json& side, bool judging) {
+    const double score_s = side["score_s"].get<double>();
+    return fmt::format("{:.1f}", judging ? score_s : side["prefill_s"].get<double>() - score_s);
+  };
   const auto ratio = [&](const char* key, const char* more, const char* less) {
     return Ratio(full[key].get<double>(), compressed[key].get<double>(), more, less);
   };
@@ -166,13 +233,42 @@ std::string Table(const Json& full, const Json& compressed) {
   table +=
       Row("peak resident memory", bytes(full, "peak_resident_bytes"),
           bytes(compressed, "peak_resident_bytes"), ratio("peak_resident_bytes", "more", "less"));
+  table += Row("reading, seconds", seconds(full, false), seconds(compressed, false));
+  if (compressed["score_s"].get<double>() > 0) {
+    table += Row("judging, seconds", seconds(full, true), seconds(compressed, true));
+  }
   table += Row("prefill, tokens/s", number(full, "prefill_tps", 1),
                number(compressed, "prefill_tps", 1), ratio("prefill_tps", "faster", "slower"));
   table += Row("decode, tokens/s", number(full, "decode_tps", 1),
                number(compressed, "decode_tps", 1), ratio("decode_tps", "faster", "slower"));
-  table += Row(fmt::format("perplexity, last {}", full["perplexity_tokens"].get<int>()).c_str(),
-               number(full, "perplexity", 2), number(compressed, "perplexity", 2));
+  if (full.contains("perplexity")) {
+    table += Row(fmt::format("perplexity, last {}", full["perplexity_tokens"].get<int>()).c_str(),
+                 number(full, "perplexity", 2), number(compressed, "perplexity", 2));
+  }
   return table;
+}
+
+std::string Words(const CompareFlags& flags, const Plan& plan, const Json& full,
+                  const Json& compressed) {
+  const std::string full_text = full["text"].get<std::string>();
+  const std::string text = compressed["text"].get<std::string>();
+  const std::string kept = fmt::format("ith {} kept by {}", plan.keep.ToString(), plan.scorer);
+  if (flags.question.empty()) {
+    return fmt::format("\nWith the full cache it goes on:\n{}\n\nW{}:\n{}\n", full_text, kept,
+                       text);
+  }
+  return fmt::format("\nQuestion: {}\n\nAnswer with the full cache:\n{}\n\nAnswer w{}:\n{}\n",
+                     flags.question, full_text, kept, text);
+}
+
+Json ToJson(const CompareFlags& flags, const Json& full, const Json& compressed) {
+  Json out;
+  out["document"] = flags.document_file;
+  if (!flags.question.empty()) out["question"] = flags.question;
+  out["cpu"] = CpuName();
+  out[kFull] = full;
+  out[kCompressed] = compressed;
+  return out;
 }
 
 }  // namespace
@@ -185,6 +281,16 @@ int Compare(const Verb& verb, std::span<char* const> arguments) {
               "read only the first N tokens of the document, 0: all");
   line.Option("--tail", flags.tail_tokens, "N", "tokens at the end whose perplexity is measured");
   line.Option("-n,--predict", flags.predict, "N", "tokens generated after the document");
+  line.Option("--question", flags.question, "TEXT",
+              "ask this about the document instead of going on with it");
+  line.Option("--expect", flags.expected, "TEXT",
+              "fail unless this is in what the compressed side says");
+  line.Option("--plant", flags.planted, "TEXT", "a sentence to hide in the document");
+  line.Option("--depth", flags.depth, "X", "where it is hidden, in percent of the document");
+  line.Option("--write-document", flags.written_file, "FILE",
+              "save what is read, with the sentence hidden in it");
+  line.Option("--template", flags.template_name, "NAME",
+              "chat template of the question, if the model's own is not known");
   line.Flag("--json", flags.json, "print both sides as JSON");
   flags.model.AddTo(line);
   flags.plan.AddTo(line);
@@ -193,6 +299,13 @@ int Compare(const Verb& verb, std::span<char* const> arguments) {
   if (!line.Parse(arguments)) return kDone;
   if (flags.tail_tokens < 1 || flags.predict < 0 || flags.max_document_tokens < 0) {
     throw UsageError("--tail must be 1 or more, --predict and --tokens 0 or more");
+  }
+  for (const auto& [name, words] :
+       {std::pair("--question", &flags.question), std::pair("--plant", &flags.planted)}) {
+    if (line.Given(name)) CheckWords(*words, name + 2);
+  }
+  if (!(flags.depth >= 0 && flags.depth <= 100)) {
+    throw UsageError(fmt::format("--depth is {}, expected 0 to 100", flags.depth));
   }
   flags.plan.Check();
   if (flags.worker == kFull || flags.worker == kCompressed) return Work(flags);
@@ -207,8 +320,12 @@ int Compare(const Verb& verb, std::span<char* const> arguments) {
     const Model model = Model::Load(flags.model.File(), as_it_lies);
     plan = flags.plan.ForModel(model, flags.model.File());
     const SessionOptions options = flags.model.ForSession(model);
-    CheckFits(flags, DocumentTokens(flags, model), options, model);
+    CheckFits(flags, PartsOf(flags, model), options, model);
     MakeSession(model, plan, options);
+    if (!flags.written_file.empty()) {
+      const std::string text = DocumentText(flags, model);
+      WriteFileAtomically(flags.written_file, std::as_bytes(std::span(text)));
+    }
   }
   int exit_code = kDone;
   const std::optional<Json> full = RunWorker(kFull, arguments, exit_code);
@@ -217,18 +334,13 @@ int Compare(const Verb& verb, std::span<char* const> arguments) {
   if (!compressed) return exit_code;
 
   if (flags.json) {
-    Json out;
-    out["document"] = flags.document_file;
-    out["cpu"] = CpuName();
-    out[kFull] = *full;
-    out[kCompressed] = *compressed;
-    PrintJson(out);
-    return kDone;
+    PrintJson(ToJson(flags, *full, *compressed));
+  } else {
+    Print(Table(*full, *compressed) + Words(flags, plan, *full, *compressed));
   }
-  Print(Table(*full, *compressed));
-  Print(fmt::format("\nWith the full cache it goes on:\n{}\n\nWith {} kept by {}:\n{}\n",
-                    (*full)["text"].get<std::string>(), plan.keep.ToString(), plan.scorer,
-                    (*compressed)["text"].get<std::string>()));
+  if ((*compressed)["text"].get<std::string>().find(flags.expected) == std::string::npos) {
+    Fail(ErrorCode::kFormat, "'{}' is not in what the compressed side says", flags.expected);
+  }
   return kDone;
 }
 

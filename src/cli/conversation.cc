@@ -1,13 +1,53 @@
 #include "cli/conversation.h"
 
+#include <algorithm>
+#include <span>
+
 #include "base/fail.h"
 
 namespace pith::cli {
 namespace {
 
+// Between a document and what is asked about it.
+constexpr char kAfterDocument[] = "\n\n";
+
 ChatTemplate ChooseTemplate(const Model& model, const std::string& name) {
   return name.empty() ? ChatTemplate::FromSource(model.info().chat_template)
                       : ChatTemplate::ByName(name);
+}
+
+// A word that none of the messages holds. A conversation is rendered with it in the place of a text
+// whose tokens the session already has, and cut there: rendering that text again would not always
+// give the same tokens.
+std::string UnusedMark(std::span<const ChatMessage> messages) {
+  std::string mark = "pith-mark";
+  while (std::any_of(messages.begin(), messages.end(), [&](const ChatMessage& message) {
+    return message.content.find(mark) != std::string::npos;
+  })) {
+    mark += '+';
+  }
+  return mark;
+}
+
+struct CutText {
+  std::vector<TextSegment> before;
+  std::vector<TextSegment> after;
+};
+
+CutText CutAt(const std::string& mark, std::vector<TextSegment> segments) {
+  CutText cut;
+  bool found = false;
+  for (TextSegment& segment : segments) {
+    const size_t at = found ? std::string::npos : segment.text.find(mark);
+    if (at == std::string::npos) {
+      (found ? cut.after : cut.before).push_back(std::move(segment));
+      continue;
+    }
+    found = true;
+    cut.before.push_back({segment.text.substr(0, at), segment.markup});
+    cut.after.push_back({segment.text.substr(at + mark.size()), segment.markup});
+  }
+  return cut;
 }
 
 }  // namespace
@@ -18,40 +58,39 @@ Conversation::Conversation(const Model& model, const std::string& template_name,
   if (!system_message.empty()) opening_.push_back({"system", system_message});
 }
 
-std::vector<Token> Conversation::TokensFor(const std::string& user, bool from_start) const {
-  if (!from_start) return tokenizer_.Encode(AfterLastAnswer(user));
+std::vector<Token> Conversation::BeforeDocument() const {
+  const std::string mark = UnusedMark(opening_);
   std::vector<ChatMessage> messages = opening_;
-  messages.insert(messages.end(), turns_.begin(), turns_.end());
-  messages.push_back({"user", user});
-  std::vector<Token> tokens = tokenizer_.Encode(template_.Render(messages));
+  messages.push_back({"user", mark});
+  std::vector<Token> tokens =
+      tokenizer_.Encode(CutAt(mark, template_.Render(messages, false)).before);
   if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) {
     tokens.insert(tokens.begin(), tokenizer_.bos());
   }
   return tokens;
 }
 
-// The end of the answer's turn and the new one: the template is rendered with a mark in the
-// answer's place and cut there, because the answer itself would not always give the tokens that
-// were drawn.
-std::vector<TextSegment> Conversation::AfterLastAnswer(const std::string& user) const {
-  std::string mark = "pith-answer";
-  while (user.find(mark) != std::string::npos) mark += '+';
-  const std::vector<ChatMessage> messages = {{"user", "-"}, {"assistant", mark}, {"user", user}};
-  const std::vector<TextSegment> all = template_.Render(messages);
-
-  std::vector<TextSegment> rest;
-  bool found = false;
-  for (const TextSegment& segment : all) {
-    if (found) {
-      rest.push_back(segment);
-      continue;
-    }
-    const size_t at = segment.text.find(mark);
-    if (at == std::string::npos) continue;
-    found = true;
-    rest.push_back({segment.text.substr(at + mark.size()), segment.markup});
+std::vector<Token> Conversation::TokensFor(const std::string& user, bool from_start) const {
+  if (!from_start) {
+    std::vector<ChatMessage> messages = {{"user", "-"}, {"assistant", ""}, {"user", user}};
+    const std::string mark = UnusedMark(messages);
+    messages[1].content = mark;
+    return tokenizer_.Encode(CutAt(mark, template_.Render(messages)).after);
   }
-  return rest;
+  std::vector<ChatMessage> messages = opening_;
+  messages.insert(messages.end(), turns_.begin(), turns_.end());
+  messages.push_back({"user", user});
+  if (follows_document_) {
+    const std::string mark = UnusedMark(messages);
+    ChatMessage& first = messages[opening_.size()];
+    first.content = mark + kAfterDocument + first.content;
+    return tokenizer_.Encode(CutAt(mark, template_.Render(messages)).after);
+  }
+  std::vector<Token> tokens = tokenizer_.Encode(template_.Render(messages));
+  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) {
+    tokens.insert(tokens.begin(), tokenizer_.bos());
+  }
+  return tokens;
 }
 
 void Conversation::AddTurn(const std::string& user, const std::string& answer) {

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/fail.h"
+#include "cli/command_line.h"
 
 namespace pith::cli {
 namespace {
@@ -108,6 +109,15 @@ std::string ReadBytes(const std::filesystem::path& file) {
 
 std::string ReadDocument(const std::filesystem::path& file) {
   return CheckedText(ReadBytes(file), file.string());
+}
+
+void CheckWords(std::string_view words, std::string_view what) {
+  if (words.find_first_not_of(" \t\r\n") == std::string_view::npos) {
+    throw UsageError(fmt::format("the {} is empty", what));
+  }
+  if (FindInvalidUtf8(words) != std::string_view::npos) {
+    throw UsageError(fmt::format("the {} is not UTF-8", what));
+  }
 }
 
 std::string ReadStandardInput() { return CheckedText(ReadBytes({}), "standard input"); }

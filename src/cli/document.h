@@ -17,6 +17,10 @@ std::string ReadStandardInput();
 // Every byte of a file, or of standard input if `file` is empty, unchecked.
 std::string ReadBytes(const std::filesystem::path& file);
 
+// Throws UsageError unless words given on the command line are there and UTF-8; `what` they are, as
+// in "question".
+void CheckWords(std::string_view words, std::string_view what);
+
 // Where `text` first breaks the rules of UTF-8 (RFC 3629); npos if nowhere.
 size_t FindInvalidUtf8(std::string_view text);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <system_error>
 
@@ -21,6 +22,23 @@ void CheckAtLeast(const char* flag, int64_t value, int64_t low) {
 }
 
 std::string JoinedScorers() { return fmt::format("{}", fmt::join(ScorerNames(), ", ")); }
+std::string JoinedBudgets() { return fmt::format("{}", fmt::join(BudgetNames(), ", ")); }
+
+double ParseHeadFloor(const std::string& text) {
+  double value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= 0 && value <= 1)) {
+    throw UsageError(fmt::format("--head-floor is '{}', expected a number from 0 to 1", text));
+  }
+  return value;
+}
+
+void CheckKnown(const char* what, const std::string& name, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), name) == names.end()) {
+    throw UsageError(
+        fmt::format("there is no {} '{}', only {}", what, name, fmt::join(names, ", ")));
+  }
+}
 
 }  // namespace
 
@@ -75,21 +93,47 @@ SessionOptions ModelFlags::ForSession(const Model& model) const {
 void PlanFlags::AddTo(CommandLine& line) {
   line.Group("KV cache");
   line.Option("--keep", keep_, "SIZE",
-              "what stays of the cache: a fraction (25%), entries per head (512), or bytes in all "
-              "(64MiB)");
+              "what stays of the cache: a fraction (25%), entries per head (512), bytes in all "
+              "(64MiB), or what the scorer finds worth as much (tau=-4)");
+  AddBudgetTo(line);
   AddRestTo(line);
 }
 
 void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps) {
+  AddKeepsTo(line, keeps);
+  AddBudgetTo(line);
+  AddRestTo(line);
+}
+
+void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps,
+                      std::vector<std::string>& budgets) {
+  AddKeepsTo(line, keeps);
+  line.List("--budget", budgets, "NAME,...",
+            "who shares what stays, each tried in turn: " + JoinedBudgets());
+  AddRestTo(line);
+}
+
+void PlanFlags::AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps) {
   line.Group("KV cache");
   line.List("--keep", keeps, "SIZE,...",
             "what stays of the cache, each tried in turn: fractions (25%), entries per head (512), "
-            "or bytes in all (64MiB)");
-  AddRestTo(line);
+            "bytes in all (64MiB), or what the scorer finds worth as much (tau=-4)");
+}
+
+void PlanFlags::AddBudgetTo(CommandLine& line) {
+  line.Option("--budget", plan_.budget, "NAME",
+              "who shares what stays: " + JoinedBudgets() +
+                  " (auto: all heads of the model where the scorer can compare them)");
 }
 
 void PlanFlags::AddRestTo(CommandLine& line) {
   line.Option("--scorer", plan_.scorer, "NAME", "which entries stay: " + JoinedScorers());
+  line.Option("--head-floor", head_floor_, "X",
+              "part of an even share that every head keeps whatever the others need, 0 to 1 "
+              "(default: 0.2 with --budget adaptive, else 0)");
+  line.Flag("--chunkwise", plan_.chunkwise,
+            "scorers that repeat the text: judge and evict every 2,048 tokens, for documents whose "
+            "whole cache does not fit into memory");
   line.Option("--window", plan_.window, "N", "most recent entries, never dropped");
   line.Option("--sinks", plan_.sinks, "N", "first entries, never dropped");
   line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
@@ -115,11 +159,9 @@ Plan PlanFlags::Parsed(const std::string& keep) const {
           "--keep {} is smaller than the {} entries that always stay ({} sinks and a window of {})",
           plan.keep.entries, kept_always, plan.sinks, plan.window));
     }
-    const std::vector<std::string> scorers = ScorerNames();
-    if (std::find(scorers.begin(), scorers.end(), plan.scorer) == scorers.end()) {
-      throw UsageError(
-          fmt::format("there is no scorer '{}', only {}", plan.scorer, JoinedScorers()));
-    }
+    CheckKnown("scorer", plan.scorer, ScorerNames());
+    CheckKnown("budget", plan.budget, BudgetNames());
+    if (!head_floor_.empty()) plan.head_floor = ParseHeadFloor(head_floor_);
     return plan;
   });
 }
@@ -127,21 +169,44 @@ Plan PlanFlags::Parsed(const std::string& keep) const {
 Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_file,
                          const std::string& keep) const {
   Plan plan = Parsed(keep);
+  plan.calibration = CalibrationFor(plan, model, model_file);
+  return plan;
+}
+
+std::shared_ptr<const Calibration> PlanFlags::CalibrationFor(
+    const Plan& plan, const Model& model, const std::filesystem::path& model_file) const {
   if (!calibration_.empty()) {
-    plan.calibration = std::make_shared<const Calibration>(Calibration::Load(calibration_));
-    plan.calibration->CheckFits(model.info());
-  } else if (plan.scorer == "qfilter" && plan.keep.kind != Keep::Kind::kAll) {
-    plan.calibration = FindCalibration(model, model_file);
-    if (!plan.calibration) {
-      const std::string target =
-          std::filesystem::path(model_file).replace_extension(".pithcal").string();
-      Fail(ErrorCode::kNotFound,
-           "no calibration fits {}: make one with 'pith calibrate -m {} --corpus FILES -o {}', or "
-           "choose a --scorer that needs none",
-           model_file.string(), model_file.string(), target);
+    auto calibration = std::make_shared<const Calibration>(Calibration::Load(calibration_));
+    calibration->CheckFits(model.info());
+    return calibration;
+  }
+  if (plan.scorer != "qfilter" || plan.keep.kind == Keep::Kind::kAll) return nullptr;
+  std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file);
+  if (!calibration) {
+    const std::string target =
+        std::filesystem::path(model_file).replace_extension(".pithcal").string();
+    Fail(ErrorCode::kNotFound,
+         "no calibration fits {}: make one with 'pith calibrate -m {} --corpus FILES -o {}', or "
+         "choose a --scorer that needs none",
+         model_file.string(), model_file.string(), target);
+  }
+  return calibration;
+}
+
+void PlanFlags::RefuseBeside(const std::string& snapshot, const CommandLine& line) const {
+  for (const char* flag :
+       {"--keep", "--scorer", "--budget", "--head-floor", "--chunkwise", "--window", "--sinks",
+        "--skip-layers", "--key-codec", "--value-codec", "--kv-limit"}) {
+    if (line.Given(flag)) {
+      throw UsageError(fmt::format(
+          "{} is for reading a document; {} is a snapshot and has its own plan (see pith inspect)",
+          flag, snapshot));
     }
   }
-  return plan;
+}
+
+void PlanFlags::PreferScorer(const std::string& scorer, const CommandLine& line) {
+  if (!line.Given("--scorer")) plan_.scorer = scorer;
 }
 
 void SamplingFlags::AddTo(CommandLine& line) {
@@ -174,6 +239,12 @@ void ReadWithProgress(Session& session, std::span<const Token> tokens, const std
     bar.Show(done, total);
     return true;
   };
+  session.Read(tokens, options);
+}
+
+void ReadPinned(Session& session, std::span<const Token> tokens) {
+  ReadOptions options;
+  options.pin = true;
   session.Read(tokens, options);
 }
 

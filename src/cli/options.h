@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command_line.h"
@@ -30,13 +32,28 @@ class ModelFlags {
   int n_batch_ = SessionOptions().n_batch;
 };
 
-// --keep --scorer --window --sinks --skip-layers --key-codec --value-codec --calibration --kv-limit
+// Judges a document that is read before it is known what will be asked.
+inline constexpr char kDocumentScorer[] = "kvzip";
+
+// --keep --scorer --budget --head-floor --chunkwise --window --sinks --skip-layers --key-codec
+// --value-codec --calibration --kv-limit
 class PlanFlags {
  public:
-  explicit PlanFlags(std::string default_keep = "100%") : keep_(std::move(default_keep)) {}
+  explicit PlanFlags(std::string default_keep = "100%", std::string default_scorer = Plan().scorer)
+      : keep_(std::move(default_keep)) {
+    plan_.scorer = std::move(default_scorer);
+  }
 
   void AddTo(CommandLine& line);
   void AddTo(CommandLine& line, std::vector<std::string>& keeps);  // for verbs that try several
+  // The plans made here have the budget "auto"; the verb sets those it tries itself.
+  void AddTo(CommandLine& line, std::vector<std::string>& keeps, std::vector<std::string>& budgets);
+
+  // Throws UsageError when one of them was given although `snapshot` brings its own plan; a
+  // calibration it does not bring.
+  void RefuseBeside(const std::string& snapshot, const CommandLine& line) const;
+  // The scorer unless --scorer was given.
+  void PreferScorer(const std::string& scorer, const CommandLine& line);
 
   // Throws UsageError for values that make no sense. Needs no model, so that it can be called
   // first.
@@ -50,13 +67,19 @@ class PlanFlags {
   }
   Plan ForModel(const Model& model, const std::filesystem::path& model_file,
                 const std::string& keep) const;
+  // What `plan` needs, null if nothing. Throws Error when there is none that fits.
+  std::shared_ptr<const Calibration> CalibrationFor(const Plan& plan, const Model& model,
+                                                    const std::filesystem::path& model_file) const;
 
  private:
+  void AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps);
+  void AddBudgetTo(CommandLine& line);
   void AddRestTo(CommandLine& line);
   Plan Parsed(const std::string& keep) const;
 
   std::string keep_;
   Plan plan_;
+  std::string head_floor_;
   std::string calibration_;
   std::string kv_limit_;
 };
@@ -77,5 +100,7 @@ Session MakeSession(const Model& model, const Plan& plan, const SessionOptions& 
 // Reads tokens with a progress bar.
 void ReadWithProgress(Session& session, std::span<const Token> tokens,
                       const std::string& label = "reading");
+// Reads tokens that are never evicted.
+void ReadPinned(Session& session, std::span<const Token> tokens);
 
 }  // namespace pith::cli

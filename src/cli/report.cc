@@ -75,13 +75,21 @@ void AddCacheStats(nlohmann::ordered_json& json, const CacheStats& stats) {
   json["entries_full"] = stats.entries_full;
   json["kv_bytes"] = stats.kv_bytes;
   json["kv_bytes_peak"] = stats.kv_bytes_peak;
+  json["kv_bytes_shared"] = stats.kv_bytes_shared;
   json["kv_bytes_full"] = stats.kv_bytes_full;
 }
 
 void AddPlan(nlohmann::ordered_json& json, const Plan& plan) {
   json["keep"] = plan.keep.ToString();
   json["scorer"] = nullptr;
-  if (plan.keep.kind != Keep::Kind::kAll) json["scorer"] = plan.scorer;
+  json["budget"] = nullptr;
+  json["head_floor"] = nullptr;
+  if (plan.keep.kind != Keep::Kind::kAll) {
+    json["scorer"] = plan.scorer;
+    json["budget"] = plan.budget;
+    if (plan.head_floor >= 0) json["head_floor"] = plan.head_floor;
+  }
+  json["chunkwise"] = plan.chunkwise;
   json["window"] = plan.window;
   json["sinks"] = plan.sinks;
   json["skip_layers"] = plan.skip_layers;

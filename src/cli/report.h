@@ -20,9 +20,11 @@ void Print(std::string_view text);
 // Indented, with a line break at the end.
 void PrintJson(const nlohmann::ordered_json& json);
 
-// `tokens`, `entries`, `entries_full`, `kv_bytes`, `kv_bytes_peak`, `kv_bytes_full`.
+// `tokens`, `entries`, `entries_full`, `kv_bytes`, `kv_bytes_peak`, `kv_bytes_shared`,
+// `kv_bytes_full`.
 void AddCacheStats(nlohmann::ordered_json& json, const CacheStats& stats);
-// `scorer` (null when everything is kept), `keep`, `window`, `sinks`, `skip_layers`, codecs.
+// `keep`; `scorer`, `budget` (null when everything is kept), `head_floor` (null: the budget's own);
+// `chunkwise`, `window`, `sinks`, `skip_layers`, codecs.
 void AddPlan(nlohmann::ordered_json& json, const Plan& plan);
 std::string_view StopName(StopReason stop);       // "end", "length", "context", "cancelled"
 double PerSecond(int64_t count, double seconds);  // 0 when there was no time

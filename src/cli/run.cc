@@ -7,11 +7,11 @@
 #include <optional>
 
 #include "base/fail.h"
-#include "cli/conversation.h"
 #include "cli/document.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/report.h"
+#include "cli/source.h"
 #include "cli/verbs.h"
 
 namespace pith::cli {
@@ -21,10 +21,10 @@ struct RunFlags {
   ModelFlags model;
   PlanFlags plan;
   SamplingFlags sampling;
+  SourceFlags source;
+  CacheFlags cache;
   std::string prompt;
   std::string file;
-  std::string template_name;
-  std::string system_message;
   int max_tokens = 1024;
   bool json = false;
 };
@@ -35,12 +35,7 @@ std::optional<std::string> OneShotPrompt(const CommandLine& line, const RunFlags
     throw UsageError("give --prompt or --file, not both");
   }
   if (line.Given("--prompt")) {
-    if (flags.prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
-      throw UsageError("the prompt is empty");
-    }
-    if (FindInvalidUtf8(flags.prompt) != std::string::npos) {
-      throw UsageError("the prompt is not UTF-8");
-    }
+    CheckWords(flags.prompt, "prompt");
     return flags.prompt;
   }
   if (line.Given("--file")) {
@@ -52,12 +47,22 @@ std::optional<std::string> OneShotPrompt(const CommandLine& line, const RunFlags
   return std::nullopt;
 }
 
+// What is said after a document stays whole; without one it is compressed like any text.
+void ReadMessage(const RunFlags& flags, Session& session, std::span<const Token> tokens) {
+  if (flags.source.given()) {
+    ReadPinned(session, tokens);
+  } else {
+    ReadWithProgress(session, tokens);
+  }
+}
+
 int AnswerOnce(const RunFlags& flags, const std::string& prompt, const Conversation& conversation,
                Session& session, Sampler& sampler) {
   const std::vector<Token> tokens = conversation.TokensFor(prompt, /*from_start=*/true);
   CheckFitsContext(session, tokens.size(), "the prompt");
-  ReadWithProgress(session, tokens);
-  for (Token token : tokens) sampler.Accept(token);
+  ReadMessage(flags, session, tokens);
+  const size_t prompt_tokens = session.tokens().size();
+  for (Token token : session.tokens()) sampler.Accept(token);
   const InterruptScope interrupt;
   const Generation answer =
       Generate(session, sampler, flags.max_tokens, [&](std::string_view text) {
@@ -72,12 +77,13 @@ int AnswerOnce(const RunFlags& flags, const std::string& prompt, const Conversat
     out["answer"] = answer.text;
     out["stop"] = StopName(answer.stop);
     out["model"] = session.model().info().name;
-    out["prompt_tokens"] = tokens.size();
+    out["prompt_tokens"] = prompt_tokens;
     out["answer_tokens"] = answer.tokens.size();
     AddCacheStats(out, session.stats());
     out["peak_resident_bytes"] = PeakResidentBytes();
     out["prefill_s"] = times.read_s;
     out["prefill_tps"] = PerSecond(times.read_tokens, times.read_s);
+    out["score_s"] = times.score_s;
     out["decode_s"] = times.next_s;
     out["decode_tps"] = PerSecond(times.next_tokens, times.next_s);
     AddPlan(out, session.plan());
@@ -89,17 +95,21 @@ int AnswerOnce(const RunFlags& flags, const std::string& prompt, const Conversat
 // A chat: the session keeps what was said, each turn reads what is new.
 class Chat {
  public:
-  Chat(const RunFlags& flags, Conversation conversation, Session session, Sampler sampler,
-       const SessionOptions& options)
-      : max_tokens_(flags.max_tokens),
-        options_(options),
+  // `start` is empty, or holds a document.
+  Chat(const RunFlags& flags, Conversation conversation, Session start, Sampler sampler)
+      : flags_(flags),
         conversation_(std::move(conversation)),
-        session_(std::move(session)),
+        start_(std::move(start)),
+        session_(start_.Fork()),
         sampler_(std::move(sampler)) {}
 
   int Loop() {
-    fmt::print("{}. /help says what else there is, /exit or Ctrl-D ends.\n",
-               session_.model().info().name);
+    const std::string about = flags_.source.given()
+                                  ? fmt::format(" has read {} ({} tokens)", flags_.source.name(),
+                                                WithCommas(start_.n_read()))
+                                  : std::string();
+    fmt::print("{}{}. /help says what else there is, /exit or Ctrl-D ends.\n",
+               session_.model().info().name, about);
     for (;;) {
       const std::optional<std::string> message = Ask();
       if (!message || *message == "/exit" || *message == "/quit") return kDone;
@@ -138,7 +148,7 @@ class Chat {
   bool Command(const std::string& message) {
     if (message == "/clear") {
       conversation_.Clear();
-      stale_ = session_.n_read() > 0;
+      stale_ = session_.n_read() > start_.n_read();
     } else if (message == "/stats") {
       const CacheStats stats = session_.stats();
       const TimeStats times = session_.times();
@@ -162,20 +172,20 @@ class Chat {
   }
 
   void Answer(const std::string& message) {
-    if (stale_) session_ = Session(session_.model(), session_.plan(), options_);
+    if (stale_) session_ = start_.Fork();
     stale_ = false;
     read_before_turn_ = session_.n_read();
     if (FindInvalidUtf8(message) != std::string::npos) {
       Fail(ErrorCode::kFormat, "the message is not UTF-8");
     }
     const std::vector<Token> tokens =
-        conversation_.TokensFor(message, /*from_start=*/session_.n_read() == 0);
+        conversation_.TokensFor(message, /*from_start=*/session_.n_read() == start_.n_read());
     CheckFitsContext(session_, tokens.size(), "the message");
 
     {
       const InterruptScope interrupt(&session_);
       try {
-        ReadWithProgress(session_, tokens);
+        ReadMessage(flags_, session_, tokens);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kCancelled) throw;
       }
@@ -184,10 +194,11 @@ class Chat {
     }
     for (Token token : tokens) sampler_.Accept(token);
     const InterruptScope interrupt;
-    const Generation answer = Generate(session_, sampler_, max_tokens_, [&](std::string_view text) {
-      Print(text);
-      return !interrupt.requested();
-    });
+    const Generation answer =
+        Generate(session_, sampler_, flags_.max_tokens, [&](std::string_view text) {
+          Print(text);
+          return !interrupt.requested();
+        });
     Print("\n");
     if (answer.stop == StopReason::kContextFull) {
       fmt::print(stderr, "pith: the context of {} tokens is full, /clear starts anew\n",
@@ -196,10 +207,10 @@ class Chat {
     conversation_.AddTurn(message, answer.text);
   }
 
-  int max_tokens_;
-  SessionOptions options_;
+  const RunFlags& flags_;
   Conversation conversation_;
-  Session session_;
+  Session start_;    // of every conversation
+  Session session_;  // of the one that goes on
   Sampler sampler_;
   bool stale_ = false;  // the session holds something that is not in the conversation
   int64_t read_before_turn_ = 0;
@@ -210,32 +221,38 @@ class Chat {
 int Run(const Verb& verb, std::span<char* const> arguments) {
   RunFlags flags;
   CommandLine line(verb.name, verb.summary);
+  flags.source.AddTo(line, /*required=*/false);
   line.Option("-p,--prompt", flags.prompt, "TEXT", "answer this and exit");
   line.Option("-f,--file", flags.file, "FILE", "answer what the file says and exit");
   line.Option("-n,--predict", flags.max_tokens, "N", "tokens of an answer at most, -1: no limit");
-  line.Option("--system", flags.system_message, "TEXT",
-              "what the model is told before (also -sys)");
-  line.Option("--template", flags.template_name, "NAME",
-              "chat template, if the model's own is not known: chatml, llama2, llama3, mistral, "
-              "gemma, phi3, none");
+  flags.source.AddRestTo(line);
   line.Flag("--json", flags.json, "print the answer and the measurements as JSON");
   flags.model.AddTo(line);
   flags.plan.AddTo(line);
+  flags.cache.AddTo(line);
   flags.sampling.AddTo(line);
   line.Footer("\nWithout -p or -f, pith chats on a terminal and answers standard input in a pipe.");
   if (!line.Parse(arguments)) return kDone;
-  flags.plan.Check();
   Sampler sampler = flags.sampling.Make();
+  const std::unique_ptr<const SnapshotCache> cache = flags.cache.Make();
+  flags.source.Prepare(line, flags.plan);
   const std::optional<std::string> prompt = OneShotPrompt(line, flags);
 
   const Model model = flags.model.Load();
-  const Plan plan = flags.plan.ForModel(model, flags.model.File());
-  const SessionOptions options = flags.model.ForSession(model);
-  Session session = MakeSession(model, plan, options);
-  Conversation conversation =
-      AsUsage([&] { return Conversation(model, flags.template_name, flags.system_message); });
-  if (prompt) return AnswerOnce(flags, *prompt, conversation, session, sampler);
-  return Chat(flags, std::move(conversation), std::move(session), std::move(sampler), options)
+  Opened opened = [&] {
+    if (flags.source.given()) {
+      std::vector<std::string> questions;
+      if (prompt) questions.push_back(*prompt);
+      return flags.source.Open(model, flags.model, flags.plan, cache.get(), questions);
+    }
+    const Plan plan = flags.plan.ForModel(model, flags.model.File());
+    return Opened{MakeSession(model, plan, flags.model.ForSession(model)), AsUsage([&] {
+                    return Conversation(model, flags.source.template_name(),
+                                        flags.source.system_message());
+                  })};
+  }();
+  if (prompt) return AnswerOnce(flags, *prompt, opened.conversation, opened.session, sampler);
+  return Chat(flags, std::move(opened.conversation), std::move(opened.session), std::move(sampler))
       .Loop();
 }
 
