@@ -1,0 +1,137 @@
+#include "eval/trial_log.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "pith/error.h"
+
+namespace pith {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrialLogTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("pith_trial_log_" + std::to_string(getpid()));
+    fs::create_directory(folder_);
+    file_ = folder_ / "trials.jsonl";
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string Text() const {
+    std::ifstream in(file_, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  void Write(const std::string& text) const { std::ofstream(file_, std::ios::binary) << text; }
+
+  static TrialRecord Record(int trial, bool correct) {
+    TrialRecord record;
+    record.settings = "0123456789abcdef";
+    record.length = 2048;
+    record.trial = trial;
+    record.scorer = "kvzip";
+    record.keep = "25%";
+    record.budget = "global";
+    record.key = "quiet-harbor";
+    record.value = "1234567";
+    record.depth = 0.5;
+    record.outcome.correct = correct;
+    record.outcome.answer = " \"12\xff\n\"";  // not UTF-8: a model may say anything
+    record.outcome.tokens = 2000;
+    record.outcome.entries = 500;
+    record.outcome.entries_full = 2000;
+    record.outcome.kv_bytes = 123456;
+    record.outcome.read_s = 1.5;
+    record.outcome.score_s = 2.5;
+    return record;
+  }
+
+  fs::path folder_;
+  fs::path file_;
+};
+
+TEST_F(TrialLogTest, FinishedTrialsAreThereAgain) {
+  {
+    TrialLog log(file_);
+    EXPECT_EQ(log.Find("0123456789abcdef", 2048, 0), nullptr);
+    log.Add(Record(0, true));
+    log.Add(Record(1, false));
+  }
+  const TrialLog log(file_);
+  const NeedleOutcome* first = log.Find("0123456789abcdef", 2048, 0);
+  const NeedleOutcome* second = log.Find("0123456789abcdef", 2048, 1);
+  ASSERT_NE(first, nullptr);
+  ASSERT_NE(second, nullptr);
+  EXPECT_TRUE(first->correct);
+  EXPECT_FALSE(second->correct);
+  EXPECT_EQ(first->answer, " \"12\ufffd\n\"");
+  EXPECT_EQ(first->tokens, 2000);
+  EXPECT_EQ(first->entries, 500);
+  EXPECT_EQ(first->entries_full, 2000);
+  EXPECT_EQ(first->kv_bytes, 123456u);
+  EXPECT_EQ(first->read_s, 1.5);
+  EXPECT_EQ(first->score_s, 2.5);
+  EXPECT_EQ(log.Find("0123456789abcdef", 2048, 2), nullptr);
+  EXPECT_EQ(log.Find("0123456789abcdef", 4096, 0), nullptr);
+  EXPECT_EQ(log.Find("fedcba9876543210", 2048, 0), nullptr);
+}
+
+TEST_F(TrialLogTest, WithoutAFileItRemembersOnly) {
+  TrialLog log;
+  log.Add(Record(0, true));
+  EXPECT_NE(log.Find("0123456789abcdef", 2048, 0), nullptr);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(TrialLogTest, TornLastLineIsCutOffWhereverItWasTorn) {
+  {
+    TrialLog log(file_);
+    log.Add(Record(0, true));
+  }
+  const std::string whole = Text();
+  for (size_t kept = 1; kept < whole.size(); ++kept) {
+    Write(whole + whole.substr(0, kept));
+    TrialLog log(file_);
+    ASSERT_NE(log.Find("0123456789abcdef", 2048, 0), nullptr);
+    ASSERT_EQ(Text(), whole) << kept;
+    log.Add(Record(1, false));
+    const TrialLog again(file_);
+    ASSERT_NE(again.Find("0123456789abcdef", 2048, 1), nullptr) << kept;
+  }
+}
+
+TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
+  {
+    TrialLog log(file_);
+    log.Add(Record(0, true));
+  }
+  const std::string line = Text();
+  for (const std::string& text :
+       {std::string("an essay without an end"), std::string("an essay\n"), std::string("{}\n"),
+        std::string("\n"), line + "{\"settings\":3}\n", line.substr(0, 40) + "\n" + line,
+        line + "x"}) {
+    Write(text);
+    try {
+      const TrialLog log(file_);
+      ADD_FAILURE() << "accepted " << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kFormat);
+      EXPECT_NE(std::string(error.what()).find("line "), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(Text(), text);
+  }
+}
+
+TEST_F(TrialLogTest, WhatCannotBeWrittenIsSaid) {
+  TrialLog log(folder_ / "no" / "such" / "folder.jsonl");
+  EXPECT_THROW(log.Add(Record(0, true)), Error);
+}
+
+}  // namespace
+}  // namespace pith
