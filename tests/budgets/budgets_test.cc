@@ -130,6 +130,7 @@ Case RandomCase(uint32_t seed) {
   const int n_read = 1 + below(300);
   const std::vector<int> choices = {1, 2, 5, 1000000};
   const int distinct = choices[static_cast<size_t>(below(4))];
+  const int half = distinct / 2;
   const bool odd_worths = below(2) == 0;
   int64_t n_entries = 0;
   for (int layer = 0; layer < n_layers; ++layer) {
@@ -141,7 +142,7 @@ Case RandomCase(uint32_t seed) {
       }
       std::shuffle(head.positions.begin(), head.positions.end(), random);
       for (size_t i = 0; i < head.positions.size(); ++i) {
-        float worth = static_cast<float>(below(static_cast<uint32_t>(distinct)) - distinct / 2);
+        float worth = static_cast<float>(below(static_cast<uint32_t>(distinct)) - half);
         if (odd_worths) {
           switch (below(12)) {
             case 0:
