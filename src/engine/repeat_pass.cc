@@ -38,6 +38,12 @@ std::vector<Token> RepeatPrompt(const Tokenizer& tokenizer, std::span<const Toke
   return prompt;
 }
 
+int64_t RepeatPromptTokens(const Tokenizer& tokenizer, int64_t begin, int64_t end, bool is_first) {
+  const size_t instruction = tokenizer.Encode(is_first ? kRepeatFirst : kRepeatNext).size();
+  const int64_t reminder = is_first ? 0 : std::min(begin, kReminderTokens);
+  return static_cast<int64_t>(instruction) + reminder + end - begin;
+}
+
 RepeatPass::RepeatPass(const Model& model, Needs needs, const Cache& cache, int first_layer,
                        int n_sinks, int64_t begin, int64_t end, int64_t n_read, int n_threads)
     : model_(model),

@@ -21,6 +21,8 @@ inline constexpr int kRepeatChunk = 2048;
 // came before, unless `is_first`, and the tokens themselves.
 std::vector<Token> RepeatPrompt(const Tokenizer& tokenizer, std::span<const Token> text,
                                 int64_t begin, int64_t end, bool is_first);
+// How many tokens that will be.
+int64_t RepeatPromptTokens(const Tokenizer& tokenizer, int64_t begin, int64_t end, bool is_first);
 
 // Watches the attention of one repeat. The repeat's own entries are appended to the cache as those
 // of any text; the caller removes them afterwards.

@@ -249,14 +249,12 @@ void Session::Impl::SettleNow() {
   cache.Trim();
 }
 
-int64_t Session::Impl::RepeatTokens(int64_t n_unjudged) const {
-  if (!Repeats() || plan.skip_layers == model.info().n_layers) return 0;
+int64_t Session::Impl::RepeatTokens(int64_t n_total) const {
+  if (plan.skip_layers == model.info().n_layers) return 0;
   int64_t n = 0;
-  for (int64_t begin = 0; begin < n_unjudged; begin += kRepeatChunk) {
-    const int64_t end = std::min(begin + kRepeatChunk, n_unjudged);
-    n +=
-        static_cast<int64_t>(RepeatPrompt(model.tokenizer(), {}, begin, begin, begin == 0).size()) +
-        end - begin;
+  for (int64_t begin = n_judged; begin < n_total; begin += kRepeatChunk) {
+    n += RepeatPromptTokens(model.tokenizer(), begin, std::min(begin + kRepeatChunk, n_total),
+                            begin == text_begin);
   }
   return n;
 }
@@ -332,7 +330,7 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
   const bool judges = Repeats() && !options.pin;
   const bool chunkwise =
       judges && (plan.chunkwise || ExceedsLimit(static_cast<int64_t>(text.size())));
-  const int64_t n_work = n_total - n_before + (judges ? RepeatTokens(n_total - n_judged) : 0);
+  const int64_t n_work = n_total - n_before + (judges ? RepeatTokens(n_total) : 0);
   int64_t n_done = 0;
   const auto report = [&](int64_t n) {
     n_done += n;

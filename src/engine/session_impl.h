@@ -76,7 +76,8 @@ class Session::Impl {
   // Has a repeat pass judge what was read since the last one. `progress` is told of every token
   // repeated. The pass leaves nothing behind, also when it is cancelled.
   void JudgeByRepeating(const std::function<void(int64_t n_tokens)>& progress);
-  int64_t RepeatTokens(int64_t n_unjudged) const;
+  // Tokens that it will read for that once `n_total` are read.
+  int64_t RepeatTokens(int64_t n_total) const;
   bool Repeats() const { return scorer_ && scorer_->needs().repeat_pass; }
   // Whether `n_new` more tokens, read and judged as a whole, need more memory than the plan allows.
   bool ExceedsLimit(int64_t n_new) const;
