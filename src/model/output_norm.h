@@ -23,9 +23,9 @@ class OutputNorms {
   OutputNorms(const GgufFile& file, const HyperParams& hparams);
   ~OutputNorms();
 
-  // values: [n, head_dim]; norms: [n]. 0 <= layer < n_layers, 0 <= q_head < n_heads.
-  // Throws Error(kFormat) for a missing or misshapen tensor, Error(kUnsupported) for a type that
-  // ggml cannot turn into floats.
+  // values: [n, head_dim]; norms: [n]; n = 0 prepares the layer. 0 <= layer < n_layers, 0 <= q_head
+  // < n_heads. Throws Error(kFormat) for a missing or misshapen tensor, Error(kUnsupported) for a
+  // type that ggml cannot turn into floats.
   void Norms(int layer, int q_head, MatrixView<const float> values, std::span<float> norms) const;
 
  private:

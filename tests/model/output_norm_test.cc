@@ -147,6 +147,7 @@ TEST(OutputNorms, NamesWhatTheFileLacks) {
     output_norms.Norms(layer, 0, {value.data(), 1, head_dim, head_dim}, {&norm, 1});
   };
   EXPECT_NO_THROW(ask(1));
+  EXPECT_NO_THROW(OutputNorms(file, hparams).Norms(1, 0, {}, {}));
   testing::ExpectError(ErrorCode::kFormat, "blk.2.attn_output.weight is missing", [&] { ask(2); });
   hparams.head_dim = 32;
   testing::ExpectError(ErrorCode::kFormat, "has shape [64, 64], expected [128, 64]",
