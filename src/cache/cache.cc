@@ -255,6 +255,17 @@ std::span<const std::byte> Cache::Page(int layer, int kv_head, int64_t index) co
   return {Head(layer, kv_head).pages[index], page_bytes_};
 }
 
+void Cache::CopyPage(int layer, int kv_head, int64_t index, std::span<std::byte> page) const {
+  std::fill(page.begin(), page.end(), std::byte{0});
+  const std::byte* from = Head(layer, kv_head).pages[index];
+  const int64_t n_used =
+      std::min<int64_t>(kPageEntries, Head(layer, kv_head).count - index * kPageEntries);
+  for (int slot = 0; slot < n_used; ++slot) {
+    key_codec_->Move(from, slot, page.data(), slot, shape_.head_dim);
+    value_codec_->Move(from + key_bytes_, slot, page.data() + key_bytes_, slot, shape_.head_dim);
+  }
+}
+
 void Cache::Read(int layer, int kv_head, int64_t index, float* key, float* value) const {
   const HeadStore& head = Head(layer, kv_head);
   const std::byte* page = head.pages[index / kPageEntries];

@@ -75,6 +75,8 @@ class Cache {
   void Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner);
   // Page `index` of a head as it lies in memory. [page_bytes()]
   std::span<const std::byte> Page(int layer, int kv_head, int64_t index) const;
+  // The same, with zeros in the slots that hold no entry. page: [page_bytes()]
+  void CopyPage(int layer, int kv_head, int64_t index, std::span<std::byte> page) const;
   size_t page_bytes() const { return page_bytes_; }  // K and V of 64 entries
 
   void SetLimit(uint64_t limit_bytes) { limit_bytes_ = limit_bytes; }
