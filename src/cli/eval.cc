@@ -171,7 +171,7 @@ std::string Settings(const NeedleFlags& flags, const Model& model, const Session
   }
   if (plan.keep.kind != Keep::Kind::kAll) {
     AddPlan(json.emplace_back(Json::object()), plan);
-    json.push_back({plan.budget, plan.head_floor, plan.seed, plan.chunkwise});
+    json.push_back({plan.budget, plan.head_floor, plan.seed, plan.chunkwise, plan.kv_limit});
     if (plan.calibration) {
       const std::vector<float>& filters = plan.calibration->q_filters;
       json.push_back(XXH3_64bits(filters.data(), filters.size() * sizeof(float)));
@@ -203,7 +203,7 @@ std::vector<Plan> MakePlans(const NeedleFlags& flags, const Model& model,
       Plan plan = flags.plan.ForModel(model, flags.model.File(), keep);
       plan.budget = budget;
       MakeSession(model, plan, options);  // refuses what makes no sense before the first minute
-      if (plan.keep.kind != Keep::Kind::kAll) plans.push_back(std::move(plan));
+      plans.push_back(std::move(plan));
     }
   }
   return plans;
@@ -226,21 +226,15 @@ TrialRecord RecordOf(const Cell& cell, const NeedleTrial& trial, int index) {
   return record;
 }
 
-// Runs what the log does not have of one trial at one length.
-void RunTrial(const Model& model, const NeedleTask& task, int index, std::span<Cell> cells,
-              const SessionOptions& options, Compression compression, TrialLog& log) {
-  std::vector<Cell*> missing;
+// Runs one trial at one length for the cells that the log does not have it of.
+void RunTrial(const Model& model, const NeedleTask& task, int index, std::span<Cell* const> missing,
+              const SessionOptions& options, TrialLog& log) {
   std::vector<Plan> plans;
-  for (Cell& cell : cells) {
-    if (const NeedleOutcome* known = log.Find(cell.settings, cell.length, index)) {
-      cell.outcomes[static_cast<size_t>(index)] = *known;
-    } else {
-      missing.push_back(&cell);
-      plans.push_back(cell.plan);
-    }
-  }
-  if (missing.empty()) return;
-  const NeedleTrial trial = task.Make(index, cells.front().length);
+  for (const Cell* cell : missing) plans.push_back(cell->plan);
+  const Plan& last = plans.back();  // not the full cache if there is another
+  const Compression compression =
+      last.chunkwise || last.kv_limit > 0 ? Compression::kWhileReading : Compression::kAfterReading;
+  const NeedleTrial trial = task.Make(index, missing.front()->length);
   const std::vector<NeedleOutcome> outcomes = RunNeedle(model, trial, plans, compression, options);
   for (size_t i = 0; i < missing.size(); ++i) {
     missing[i]->outcomes[static_cast<size_t>(index)] = outcomes[i];
@@ -250,21 +244,33 @@ void RunTrial(const Model& model, const NeedleTask& task, int index, std::span<C
 
 void RunAll(const NeedleFlags& flags, const Model& model, const NeedleTask& task,
             const SessionOptions& options, std::vector<Cell>& cells, size_t cells_per_length) {
-  const Compression compression =
-      cells.back().plan.chunkwise ? Compression::kWhileReading : Compression::kAfterReading;
+  struct Job {
+    int index;
+    std::vector<Cell*> missing;
+  };
   TrialLog log(flags.out);
-  ProgressBar bar("needles", "trials");
-  const auto n_lengths = static_cast<int64_t>(cells.size() / cells_per_length);
-  const int64_t total = flags.trials * n_lengths;
-  int64_t done = 0;
-  bar.Show(done, total);
+  std::vector<Job> jobs;
   // All lengths of a trial before the next trial, so that the time left is right from the start.
   for (int index = 0; index < flags.trials; ++index) {
     for (size_t first = 0; first < cells.size(); first += cells_per_length) {
-      RunTrial(model, task, index, std::span(cells).subspan(first, cells_per_length), options,
-               compression, log);
-      bar.Show(++done, total);
+      Job job = {index, {}};
+      for (Cell& cell : std::span(cells).subspan(first, cells_per_length)) {
+        if (const NeedleOutcome* known = log.Find(cell.settings, cell.length, index)) {
+          cell.outcomes[static_cast<size_t>(index)] = *known;
+        } else {
+          job.missing.push_back(&cell);
+        }
+      }
+      if (!job.missing.empty()) jobs.push_back(std::move(job));
     }
+  }
+  ProgressBar bar("needles", "trials");
+  const auto total = static_cast<int64_t>(jobs.size());
+  bar.Show(0, total);
+  for (int64_t done = 0; done < total;) {
+    const Job& job = jobs[static_cast<size_t>(done)];
+    RunTrial(model, task, job.index, job.missing, options, log);
+    bar.Show(++done, total);
   }
 }
 
@@ -276,8 +282,6 @@ Json ToJson(const Cell& cell, const Summary& full, const NeedleFlags& flags, con
   out["model"] = model.info().name;
   out["length"] = cell.length;
   AddPlan(out, cell.plan);
-  out["budget"] = nullptr;
-  if (!cell.full()) out["budget"] = cell.plan.budget;
   out["accuracy"] = sum.accuracy;
   out["interval"] = {sum.interval.low, sum.interval.high};
   out["correct"] = sum.correct;
@@ -291,7 +295,6 @@ Json ToJson(const Cell& cell, const Summary& full, const NeedleFlags& flags, con
   out["read_s"] = sum.read_s;
   out["score_s"] = sum.score_s;
   out["chat"] = !flags.no_chat;
-  out["chunkwise"] = cell.plan.chunkwise;
   out["seed"] = flags.seed;
   out["threads"] = options.n_threads;
   out["cpu"] = CpuName();
@@ -373,10 +376,13 @@ int Needle(const Verb& verb, std::span<char* const> arguments) {
           length, task.min_length(), n_ctx));
     }
   }
-  const std::vector<Plan> plans = MakePlans(flags, model, options);
+  std::vector<Plan> plans;
   std::vector<std::string> settings;
-  for (const Plan& plan : plans) {
-    settings.push_back(Settings(flags, model, options, haystack, frame, plan));
+  for (Plan& plan : MakePlans(flags, model, options)) {
+    std::string hash = Settings(flags, model, options, haystack, frame, plan);
+    if (std::find(settings.begin(), settings.end(), hash) != settings.end()) continue;
+    settings.push_back(std::move(hash));
+    plans.push_back(std::move(plan));
   }
   std::vector<Cell> cells = MakeCells(flags, lengths, plans, settings);
   RunAll(flags, model, task, options, cells, plans.size());

@@ -65,6 +65,7 @@ std::vector<NeedleOutcome> AskBranches(const Model& model, const NeedleTrial& tr
   for (const Plan& plan : plans) {
     Session branch = KeepsAll(plan) ? base.Fork() : base.Fork(plan);
     outcomes.push_back(Ask(branch, trial, base.times()));
+    if (KeepsAll(plan)) outcomes.back().score_s = 0;  // judging was for the others
   }
   return outcomes;
 }

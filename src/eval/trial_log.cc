@@ -72,11 +72,17 @@ TrialRecord FromLine(std::string_view line) {
   Fail(ErrorCode::kIo, "cannot write {}: {}", file.string(), std::strerror(error));
 }
 
+int OpenToAppend(const std::filesystem::path& file) {
+  const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor < 0) FailWriting(file, errno);
+  return descriptor;
+}
+
 }  // namespace
 
 TrialLog::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
-  std::error_code ignored;
-  if (file_.empty() || !std::filesystem::exists(file_, ignored)) return;
+  if (file_.empty()) return;
+  close(OpenToAppend(file_));
   std::string text;
   {
     const MappedFile mapped(file_);
@@ -110,8 +116,7 @@ const NeedleOutcome* TrialLog::Find(const std::string& settings, int64_t length,
 void TrialLog::Add(const TrialRecord& record) {
   if (!file_.empty()) {
     const std::string line = ToLine(record);
-    const int descriptor = open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (descriptor < 0) FailWriting(file_, errno);
+    const int descriptor = OpenToAppend(file_);
     // One write, so that a kill leaves at most the last line torn.
     const ssize_t written = write(descriptor, line.data(), line.size());
     const int error = written < 0 ? errno : ENOSPC;

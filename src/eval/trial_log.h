@@ -29,9 +29,9 @@ struct TrialRecord {
 
 class TrialLog {
  public:
-  // Reads what `file` holds, if it is there; a last line that was not finished is cut off. Without
-  // a name the log is in memory only. Throws Error(kIo), and Error(kFormat) naming the line when
-  // the file is something else, which is left as it is.
+  // Reads what `file` holds, or makes it; a last line that was not finished is cut off. Without a
+  // name the log is in memory only. Throws Error(kIo) when it cannot be read or written, and
+  // Error(kFormat) naming the line when it is something else, which is left as it is.
   explicit TrialLog(std::filesystem::path file = {});
 
   const NeedleOutcome* Find(const std::string& settings, int64_t length, int trial) const;

@@ -129,7 +129,11 @@ TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
 }
 
 TEST_F(TrialLogTest, WhatCannotBeWrittenIsSaid) {
-  TrialLog log(folder_ / "no" / "such" / "folder.jsonl");
+  EXPECT_THROW(TrialLog(folder_ / "no" / "such" / "folder.jsonl"), Error);
+  EXPECT_THROW(TrialLog{folder_}, Error);
+  TrialLog log(file_);
+  fs::remove(file_);
+  fs::create_directory(file_);
   EXPECT_THROW(log.Add(Record(0, true)), Error);
 }
 
