@@ -34,8 +34,8 @@ uint64_t ParseBytes(std::string_view text);
 struct Plan {
   Keep keep;
   std::string scorer = "qfilter";  // see ScorerNames()
-  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau; otherwise "global" where
-  // the scorer's worths can be compared between heads, "uniform" where they cannot.
+  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau; otherwise "global"
+  // where the scorer's worths can be compared between heads, "uniform" where they cannot.
   std::string budget = "auto";
   // Part of an even share that every head keeps whatever the others need, [0, 1]; negative: 0.2 for
   // "adaptive" (AdaKV, arXiv 2407.11550, section 3.3), 0 for the others.

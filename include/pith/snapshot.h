@@ -36,8 +36,8 @@ struct SnapshotInfo {
   bool intact = false;  // all of them
 };
 
-// Reads and verifies `file`. A damaged section is reported in the result; what cannot be read at all
-// (not a snapshot, another version, a damaged header or manifest) throws Error(kNotFound, kIo,
+// Reads and verifies `file`. A damaged section is reported in the result; what cannot be read at
+// all (not a snapshot, another version, a damaged header or manifest) throws Error(kNotFound, kIo,
 // kFormat, kMismatch).
 SnapshotInfo InspectSnapshot(const std::filesystem::path& file);
 

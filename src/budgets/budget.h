@@ -83,7 +83,7 @@ std::unique_ptr<Budget> MakeBudget(const Plan& plan, bool comparable);
 // head that holds one entry, the worst that Budget::ragged() can do. The largest int64_t where
 // there is no limit. Throws Error(kInvalidArgument) when bytes do not suffice for sinks and window.
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
-                       int64_t whole_heads, size_t bytes_per_page, bool ragged = false);
+                       int64_t whole_heads, size_t bytes_per_page, bool ragged);
 
 // Throws Error(kInvalidArgument) for a plan that makes no sense on any model.
 void CheckPlan(const Plan& plan);

@@ -207,7 +207,8 @@ Graph& Session::Impl::RunChunk(std::span<const Token> chunk, Output output) {
 int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
   const ModelInfo& info = model.info();
   return EntriesPerHead(plan, n_total, int64_t{info.n_layers - plan.skip_layers} * info.n_kv_heads,
-                        int64_t{plan.skip_layers} * info.n_kv_heads, cache.bytes_per_page());
+                        int64_t{plan.skip_layers} * info.n_kv_heads, cache.bytes_per_page(),
+                        budget_->ragged());
 }
 
 void Session::Impl::Settle(int64_t n_total, int64_t slack) {

@@ -43,6 +43,7 @@ TEST(Compression, ScoredEntriesSinksAndWindowStay) {
   const auto tokens = EssayTokens("worked", 700);
   for (const std::string scorer : {"knorm", "random"}) {
     Plan plan = KeepPlan("200", scorer);
+    plan.budget = "uniform";
     plan.skip_layers = 2;
     Session session(DefaultModel(), plan, {.n_batch = 100});
     session.Read(tokens);
