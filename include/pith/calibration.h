@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,14 +17,38 @@ namespace pith {
 // Called now and then with what is done of what is to do; returning false cancels.
 using Progress = std::function<bool(int64_t done, int64_t total)>;
 
-// Q-Filters (arXiv 2503.02812): one direction per layer and KV head.
+// One layer of a KVzap surrogate. All row-major f32; n_in is n_hidden, or n_embd without a hidden
+// layer, when weight_in and bias_in are empty.
+struct KvzapLayer {
+  std::vector<float> weight_in;  // [n_hidden, n_embd]
+  std::vector<float> bias_in;    // [n_hidden]
+  std::vector<float> weight;     // [n_kv_heads, n_in]
+  std::vector<float> bias;       // [n_kv_heads]
+};
+
+// KVzap (arXiv 2601.07891, section 3): for every KV head the natural log of the KVzip+ score, as a
+// function of the hidden state h that enters the layer's attention, after its norm:
+//   weight h + bias, or weight gelu(weight_in h + bias_in) + bias, with the exact gelu.
+struct KvzapSurrogate {
+  int n_embd = 0;
+  int n_kv_heads = 0;
+  int n_hidden = 0;                // 0: linear
+  std::vector<KvzapLayer> layers;  // [n_layers]
+  // Evenly spaced quantiles of what it gives texts, all layers and heads together: the least, ...,
+  // the largest. Ascending; empty where nothing is known (published files).
+  std::vector<float> quantiles;
+};
+
+// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; a KVzap surrogate; or both.
 class Calibration {
  public:
-  // Reads a .pithcal or a published Q-Filters file (safetensors with one tensor `q_filters`
-  // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout).
-  // Throws Error(kNotFound, kIo, kFormat).
+  // Reads a .pithcal, a published Q-Filters file (safetensors with one tensor `q_filters`
+  // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout), or a
+  // published KVzap file (safetensors with `layers.{i}.weight` and `.bias`, or `layers.{i}.0.` and
+  // `layers.{i}.2.`). Throws Error(kNotFound, kIo, kFormat).
   static Calibration Load(const std::filesystem::path& file);
-  // Writes to a temporary name and renames, so that `file` is old or new but never half.
+  // Writes to a temporary name and renames, so that `file` is old or new but never half. Surrogate
+  // weights are stored as f16 where that loses nothing.
   void Save(const std::filesystem::path& file) const;
 
   // Throws Error(kMismatch) unless shape and, where the file has one, fingerprint are the model's.
@@ -35,8 +60,9 @@ class Calibration {
 
   int n_layers = 0;
   int n_kv_heads = 0;
-  int head_dim = 0;
+  int head_dim = 0;              // 0 without Q-Filters
   std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
+  std::optional<KvzapSurrogate> kvzap;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
 
