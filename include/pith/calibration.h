@@ -79,4 +79,39 @@ struct CalibrateOptions {
 Calibration Calibrate(const Model& model, std::span<const std::string> texts,
                       const CalibrateOptions& options, const Progress& progress = {});
 
+struct KvzapOptions {
+  bool mlp = false;      // a hidden layer of n_embd / 8 instead of a linear map
+  int n_prompts = 48;    // an eighth of them, at least one, for validation, as many held out
+  int min_tokens = 750;  // of a prompt
+  int max_tokens = 1250;
+  int n_positions = 500;  // sampled of each prompt
+  int epochs = 15;        // of an mlp
+  uint64_t seed = 42;
+  int n_threads = 0;  // 0: one per core
+  // Where the samples of each prompt are written, 2 * n_positions * n_layers * n_embd bytes and
+  // some. Those that are there from a run with the same settings are not made again.
+  std::filesystem::path work_folder;
+};
+
+// How much of the variance of held-out prompts' log scores a surrogate explains.
+struct KvzapQuality {
+  std::vector<float> r2;  // [n_layers, n_kv_heads]
+  double mean_r2 = 0;
+};
+
+struct KvzapProgress {
+  Progress harvest;  // tokens read, and repeated to judge them
+  Progress train;    // layers; calls come from several threads, one at a time
+};
+
+// Judges prompts cut from `texts` (each a document) by KVzip+, samples hidden states and log scores
+// from them, and trains a surrogate, which replaces the one of `calibration` and sets its metadata
+// kvzap_*. Half of the prompts have a few made-up facts in them. Every document serves only one of
+// training, validation and the held-out prompts. Throws Error(kInvalidArgument) for options that
+// make no sense or texts that are too short, Error(kMismatch) for a folder with other samples or a
+// calibration of another model, Error(kCancelled).
+KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> texts,
+                            const KvzapOptions& options, Calibration& calibration,
+                            const KvzapProgress& progress = {});
+
 }  // namespace pith

@@ -17,12 +17,6 @@ namespace {
 
 constexpr int kQuantiles = 257;
 
-void RoundToHalf(std::vector<float>& values) {
-  std::vector<uint16_t> halves(values.size());
-  ggml_cpu_fp32_to_fp16(values.data(), halves.data(), static_cast<int64_t>(values.size()));
-  ggml_cpu_fp16_to_fp32(halves.data(), values.data(), static_cast<int64_t>(values.size()));
-}
-
 }  // namespace
 
 void ForEachLayer(int n_layers, int n_threads, const Progress& progress,
@@ -51,6 +45,12 @@ void ForEachLayer(int n_layers, int n_threads, const Progress& progress,
   work();
   threads.clear();
   if (failure) std::rethrow_exception(failure);
+}
+
+void RoundToHalf(std::span<float> values) {
+  std::vector<uint16_t> halves(values.size());
+  ggml_cpu_fp32_to_fp16(values.data(), halves.data(), static_cast<int64_t>(values.size()));
+  ggml_cpu_fp16_to_fp32(halves.data(), values.data(), static_cast<int64_t>(values.size()));
 }
 
 float ExactGelu(float x) {
@@ -92,10 +92,6 @@ RowMatrix Targets(const KvzapShape& shape, const KvzapShard& shard, int layer) {
 
 void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, KvzapFit& fit) {
   KvzapSurrogate& surrogate = fit.surrogate;
-  for (KvzapLayer& layer : surrogate.layers) {
-    RoundToHalf(layer.weight_in);
-    RoundToHalf(layer.weight);
-  }
   std::vector<std::vector<float>> given(static_cast<size_t>(shape.n_layers));
   fit.r2.assign(size_t{1} * shape.n_layers * shape.n_kv_heads, 0);
   ForEachLayer(shape.n_layers, n_threads, {}, [&](int layer) {

@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <functional>
+#include <span>
 
 #include "calibrate/kvzap_train.h"
 
@@ -18,6 +19,9 @@ void ForEachLayer(int n_layers, int n_threads, const Progress& progress,
 float ExactGelu(float x);
 float ExactGeluSlope(float x);
 
+// To the nearest f16 numbers, as which weights are stored.
+void RoundToHalf(std::span<float> values);
+
 // What a layer of the surrogate gives rows of hidden states. [rows, n_kv_heads]
 RowMatrix Predict(const KvzapSurrogate& surrogate, int layer, const RowMatrix& rows);
 
@@ -25,7 +29,7 @@ RowMatrix Predict(const KvzapSurrogate& surrogate, int layer, const RowMatrix& r
 RowMatrix HiddenRows(const KvzapShape& shape, const KvzapShard& shard, int layer);
 RowMatrix Targets(const KvzapShape& shape, const KvzapShard& shard, int layer);
 
-// Rounds weights to f16; then measures R2 on the held-out shards, and quantiles.
+// Measures R2 on the held-out shards, and quantiles.
 void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, KvzapFit& fit);
 
 }  // namespace pith

@@ -49,7 +49,7 @@ Moments Gather(const KvzapShape& shape, const std::vector<KvzapShard>& shards, i
 }
 
 struct Solution {
-  Eigen::MatrixXd weight;  // [n_embd, n_kv_heads]
+  Eigen::MatrixXd weight;  // [n_embd, n_kv_heads], f16 numbers
   Eigen::VectorXd bias;    // [n_kv_heads], of shifted hidden states
 };
 
@@ -58,8 +58,11 @@ Solution Solve(const Moments& m, double penalty) {
   covariance.triangularView<Eigen::Lower>() -= (m.x / m.n) * (m.x / m.n).transpose();
   covariance.diagonal().array() += penalty * covariance.diagonal().mean() + 1e-30;
   const Eigen::LLT<Eigen::MatrixXd, Eigen::Lower> factor(covariance);
+  Eigen::MatrixXf weight =
+      factor.solve(m.xy / m.n - (m.x / m.n) * (m.y / m.n).transpose()).cast<float>();
+  RoundToHalf({weight.data(), static_cast<size_t>(weight.size())});
   Solution s;
-  s.weight = factor.solve(m.xy / m.n - (m.x / m.n) * (m.y / m.n).transpose());
+  s.weight = weight.cast<double>();  // and the bias makes up for what rounding did to the mean
   s.bias = (m.y - s.weight.transpose() * m.x) / m.n;
   return s;
 }

@@ -130,9 +130,11 @@ class Network {
 
   // The weights as they apply to raw hidden states and give raw targets.
   KvzapLayer Folded() const {
-    const RowMatrix w1 = w1_.value * x_scale_;
+    RowMatrix w1 = w1_.value * x_scale_;
+    RoundToHalf({w1.data(), static_cast<size_t>(w1.size())});
     const Column b1 = b1_.value.transpose() - w1 * x_mean_;
-    const RowMatrix w2 = y_deviation_.asDiagonal() * w2_.value;
+    RowMatrix w2 = y_deviation_.asDiagonal() * w2_.value;
+    RoundToHalf({w2.data(), static_cast<size_t>(w2.size())});
     const Column b2 = y_deviation_.cwiseProduct(b2_.value.transpose()) + y_mean_;
     return {{w1.data(), w1.data() + w1.size()},
             {b1.data(), b1.data() + b1.size()},
