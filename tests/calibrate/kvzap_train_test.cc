@@ -111,7 +111,7 @@ TEST(KvzapTrain, TheNetworkLearnsWhatALineCannot) {
   const auto mean = [](const std::vector<float>& r2) {
     return std::accumulate(r2.begin(), r2.end(), 0.0) / static_cast<double>(r2.size());
   };
-  KvzapTraining training{.epochs = 20, .seed = 7, .n_threads = 1, .n_hidden = 16};
+  KvzapTraining training{.epochs = 60, .seed = 7, .n_threads = 1, .n_hidden = 16};
   const KvzapFit network = FitKvzapMlp(kShape, splits, training);
   const KvzapFit line = FitKvzapLinear(kShape, splits, training);
   EXPECT_LT(mean(line.r2), 0.6);
