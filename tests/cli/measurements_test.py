@@ -34,6 +34,13 @@ class BenchTest(PithTest):
         self.assertLessEqual(records[3]["entries"], (140 + 32) * HEADS)
         self.assertLess(records[3]["kv_bytes"], records[1]["kv_bytes"])
 
+    def test_judging_is_part_of_reading(self):
+        (record,) = self.json("bench", "-d", "200", "--decode", "2", "--keep", "80%", "--scorer",
+                              "kvzip+", "--budget", "layer", "--json", *ONE_THREAD)
+        self.assertEqual((record["scorer"], record["budget"]), ("kvzip+", "layer"))
+        self.assertTrue(0 < record["score_s"] < record["prefill_s"])
+        self.assertLess(record["entries"], 200 * HEADS)
+
     def test_a_depth_may_be_the_whole_context(self):
         records = self.json("bench", "-d", "128", "-c", "128", "--json", *ONE_THREAD)
         self.assertEqual(records[0]["tokens"], 128)

@@ -60,6 +60,20 @@ class CompressTest(SnapshotTest):
         self.assertEqual((out["keep"], out["scorer"], out["budget"], out["window"], out["sinks"]),
                          ("200", "knorm", "uniform", 64, 2))
 
+    def test_every_budget_goes_into_a_file_and_back(self):
+        for flags in (["--budget", "uniform"], ["--budget", "layer"], ["--budget", "global"],
+                      ["--budget", "adaptive", "--head-floor", "0.5"], ["--keep", "tau=-4"],
+                      ["--keep", "100KiB"], ["--chunkwise"], ["--scorer", "kvzip+"]):
+            made = self.compress(*flags)
+            out = self.json("inspect", self.path("x.pith"), "--json")
+            self.assertTrue(out["intact"])
+            for key in ("keep", "scorer", "budget", "head_floor", "chunkwise", "entries"):
+                self.assertEqual(out[key], made[key], (flags, key))
+            if flags[0] != "--chunkwise":
+                self.assertIn(flags[1], out.values())
+            self.assertLess(out["entries"], out["entries_full"])
+            self.json("ask", self.path("x.pith"), QUESTION, *ASK)
+
     def test_target_is_checked_before_the_work(self):
         document = self.write("doc.txt", DOCUMENT)
         os.mkfifo(self.path("pipe"))
@@ -110,14 +124,15 @@ class CompressTest(SnapshotTest):
 
     def test_goes_on_from_a_snapshot(self):
         self.compress("--keep", "50%")
-        more = self.write("more.txt", "The lamp keeper was called Tom. " * 20)
+        more_text = "The lamp keeper was called Tom. " * 20
+        more = self.write("more.txt", more_text)
         out = self.json("compress", self.path("x.pith"), "--document", more, "-o",
                         self.path("y.pith"), "--json", *ONE_THREAD)
         first = self.json("inspect", self.path("x.pith"), "--json")
         second = self.json("inspect", self.path("y.pith"), "--json")
         self.assertEqual(second["notes"]["document"], "doc.txt, more.txt")
         self.assertEqual(second["keep"], "50%")
-        more_tokens = len(self.json("tokenize", "--json", stdin="\n\n" + "The lamp keeper was called Tom. " * 20)["ids"])
+        more_tokens = len(self.json("tokenize", "--json", stdin="\n\n" + more_text)["ids"])
         self.assertEqual(second["tokens"], first["tokens"] + more_tokens)
         self.assertEqual(out["tokens"], second["tokens"])
         self.assertLessEqual(second["entries"], second["entries_full"] * 0.6)
