@@ -23,7 +23,7 @@ setup: ## install what is needed: Debian packages, ggml, the default model
 build: setup ## the library, the program, the tests (build/release)
 	@scripts/build.sh release
 
-demo: setup ## read a real document, with the full cache and with a compressed one
+demo: setup ## hide a fact in a long document, keep a quarter of the cache, find the fact
 	@scripts/build.sh release bin/pith
 	@scripts/demo.sh
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "base/fail.h"
@@ -37,6 +38,21 @@ Cache::Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
              std::unique_ptr<Codec> value_codec, uint64_t limit_bytes)
     : Cache(shape, std::shared_ptr<const Codec>(std::move(key_codec)),
             std::shared_ptr<const Codec>(std::move(value_codec)), limit_bytes) {}
+
+Cache::~Cache() {
+  for (const HeadStore& head : heads_) {
+    for (size_t i = 0; i < head.pages.size(); ++i) DropShared({head.pages[i], head.owners[i]});
+  }
+  for (const SharedPage& replaced : replaced_) DropShared(replaced);
+}
+
+Cache& Cache::operator=(Cache&& other) noexcept {
+  if (this != &other) {
+    std::destroy_at(this);
+    std::construct_at(this, std::move(other));
+  }
+  return *this;
+}
 
 size_t Cache::bytes_per_page() const { return pool_.page_bytes() + kPageEntries * kMetadataBytes; }
 
@@ -117,9 +133,7 @@ std::span<const HeadView> Cache::Views(int layer) const {
 
 void Cache::EndChunk() {
   for (HeadStore& head : heads_) head.count += chunk_tokens_;
-  for (SharedPage& replaced : replaced_) {
-    if (replaced.page != nullptr) DropReference(std::exchange(replaced, {}).owner);
-  }
+  for (SharedPage& replaced : replaced_) DropShared(std::exchange(replaced, {}));
   chunk_tokens_ = 0;
 }
 
@@ -156,7 +170,7 @@ void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
     const int64_t last = head.count - 1;
     if (hole != last) {
       const size_t to_page = static_cast<size_t>(hole / kPageEntries);
-      if (head.owners[to_page] != kOwn) DropReference(Unshare(head, to_page).owner);
+      if (head.owners[to_page] != kOwn) DropShared(Unshare(head, to_page));
       std::byte* to = head.pages[to_page];
       const std::byte* from = head.pages[last / kPageEntries];
       const int from_slot = static_cast<int>(last % kPageEntries);
@@ -198,25 +212,44 @@ void Cache::Trim() {
   }
   CountMetadata();
   pool_.Trim();
+  for (const Owner& owner : owners_) {
+    if (owner.frozen) owner.frozen->Trim();
+  }
+}
+
+void Cache::Freeze() {
+  if (pool_.used_bytes() == 0) return;
+  auto frozen = std::make_shared<FrozenPages>(page_bytes_);
+  for (const HeadStore& head : heads_) {
+    for (size_t i = 0; i < head.pages.size(); ++i) {
+      if (head.owners[i] == kOwn) frozen->Keep(head.pages[i]);
+    }
+  }
+  const uint32_t place = AddOwner({frozen, nullptr, pool_.page_bytes(), 0});
+  frozen->TakePool(std::move(pool_));
+  for (HeadStore& head : heads_) {
+    for (uint32_t& owner : head.owners) {
+      if (owner != kOwn) continue;
+      owner = place;
+      CountShared(place);
+    }
+  }
 }
 
 Cache Cache::Fork() {
   Cache fork(shape_, key_codec_, value_codec_, limit_bytes_);
   Trim();
-  if (pool_.used_bytes() > 0) {
-    const uint64_t page_bytes = pool_.page_bytes();
-    owners_.reserve(owners_.size() + 1);  // so that nothing throws once the pool has moved
-    const uint32_t owner = AddOwner(std::make_shared<const PagePool>(std::move(pool_)), page_bytes);
-    for (HeadStore& head : heads_) {
-      for (uint32_t& page_owner : head.owners) {
-        if (page_owner != kOwn) continue;
-        page_owner = owner;
-        AddReference(owner);
-      }
+  Freeze();
+  auto heads = heads_;
+  auto owners = owners_;
+  for (const HeadStore& head : heads_) {
+    for (size_t i = 0; i < head.pages.size(); ++i) {
+      FrozenPages* frozen = owners_[head.owners[i] - 1].frozen.get();
+      if (frozen != nullptr) frozen->Keep(head.pages[i]);
     }
   }
-  fork.heads_ = heads_;
-  fork.owners_ = owners_;
+  fork.heads_ = std::move(heads);
+  fork.owners_ = std::move(owners);
   fork.shared_bytes_ = shared_bytes_;
   fork.CountMetadata();
   fork.NotePeak();
@@ -225,7 +258,7 @@ Cache Cache::Fork() {
 
 void Cache::Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner) {
   Cache adopted(shape_, key_codec_, value_codec_, limit_bytes_);
-  const uint32_t place = adopted.AddOwner(std::move(owner), page_bytes_);
+  const uint32_t place = adopted.AddOwner({nullptr, std::move(owner), page_bytes_, 0});
   for (size_t i = 0; i < heads_.size(); ++i) {
     const AdoptedHead& from = heads[i];
     HeadStore& to = adopted.heads_[i];
@@ -238,7 +271,7 @@ void Cache::Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void
     for (size_t p = 0; p < n_pages; ++p) {
       // Never written: these pages have an owner.
       to.pages.push_back(const_cast<std::byte*>(from.pages) + p * page_bytes_);
-      adopted.AddReference(place);
+      adopted.CountShared(place);
     }
   }
   if (adopted.shared_bytes_ == 0) adopted.owners_.clear();
@@ -298,11 +331,8 @@ void Cache::Resize(HeadStore& head, int64_t n_entries) {
 
 void Cache::FreePages(HeadStore& head, int64_t n_entries) noexcept {
   while (static_cast<int64_t>(head.pages.size()) > PagesFor(n_entries)) {
-    if (head.owners.back() == kOwn) {
-      pool_.Free(head.pages.back());
-    } else {
-      DropReference(head.owners.back());
-    }
+    if (head.owners.back() == kOwn) pool_.Free(head.pages.back());
+    DropShared({head.pages.back(), head.owners.back()});
     head.pages.pop_back();
     head.owners.pop_back();
   }
@@ -320,23 +350,29 @@ Cache::SharedPage Cache::Unshare(HeadStore& head, size_t index) {
   return {std::exchange(head.pages[index], copy), std::exchange(head.owners[index], kOwn)};
 }
 
-uint32_t Cache::AddOwner(std::shared_ptr<const void> memory, uint64_t page_bytes) {
-  size_t place = 0;
-  while (place < owners_.size() && owners_[place].memory) ++place;
-  if (place == owners_.size()) owners_.emplace_back();
-  owners_[place] = {std::move(memory), page_bytes, 0};
-  return static_cast<uint32_t>(place) + 1;
+// Of a page that is the cache's own, nothing.
+void Cache::DropShared(SharedPage shared) noexcept {
+  if (shared.owner == kOwn) return;
+  Owner& owner = owners_[shared.owner - 1];
+  if (owner.frozen) owner.frozen->LetGo(shared.page);
+  shared_bytes_ -= owner.page_bytes;
+  if (--owner.pages > 0) return;
+  if (owner.frozen) owner.frozen->Trim();
+  owner = {};
 }
 
-void Cache::AddReference(uint32_t owner) noexcept {
+uint32_t Cache::AddOwner(Owner owner) {
+  const auto place = std::find_if(owners_.begin(), owners_.end(),
+                                  [](const Owner& o) { return !o.frozen && !o.memory; });
+  const auto index = static_cast<uint32_t>(place - owners_.begin());
+  if (place == owners_.end()) owners_.emplace_back();
+  owners_[index] = std::move(owner);
+  return index + 1;
+}
+
+void Cache::CountShared(uint32_t owner) noexcept {
   ++owners_[owner - 1].pages;
   shared_bytes_ += owners_[owner - 1].page_bytes;
-}
-
-void Cache::DropReference(uint32_t owner) noexcept {
-  Owner& entry = owners_[owner - 1];
-  shared_bytes_ -= entry.page_bytes;
-  if (--entry.pages == 0) entry.memory.reset();
 }
 
 void Cache::CountMetadata() noexcept {

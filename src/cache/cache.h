@@ -8,6 +8,7 @@
 
 #include "base/matrix_view.h"
 #include "cache/codec.h"
+#include "cache/frozen_pages.h"
 #include "cache/layout.h"
 #include "cache/page_pool.h"
 
@@ -34,6 +35,9 @@ class Cache {
   // `limit_bytes`: most that may be allocated, 0 for no limit.
   Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
         std::unique_ptr<Codec> value_codec, uint64_t limit_bytes);
+  ~Cache();
+  Cache(Cache&& other) noexcept = default;  // `other` can only be assigned to or destroyed
+  Cache& operator=(Cache&& other) noexcept;
 
   // Makes room for `n_tokens` entries in every head. Throws Error(kMemoryLimit) and changes nothing
   // when that would exceed the limit.
@@ -61,8 +65,8 @@ class Cache {
   void Trim();
 
   // A cache of the same entries. All pages of both are from now on shared and read-only: what one
-  // of them changes it copies first, page by page. Memory of shared pages is freed when the last
-  // cache that was given them is gone.
+  // of them changes it copies first, page by page. A shared page is freed when the last cache that
+  // has it lets it go. Forks may be used in different threads.
   Cache Fork();
   // Becomes a cache of the given entries, whose pages lie in read-only memory that `owner` keeps.
   // heads: [n_layers * n_kv_heads]. Throws Error(kMemoryLimit) and changes nothing when they exceed
@@ -102,6 +106,7 @@ class Cache {
   static constexpr uint32_t kOwn = 0;
   // Keeps the memory of pages that are only read here.
   struct Owner {
+    std::shared_ptr<FrozenPages> frozen;  // one of these two
     std::shared_ptr<const void> memory;
     uint64_t page_bytes = 0;  // what a page takes there
     int64_t pages = 0;        // of this cache; at 0 the memory is let go and the place is free
@@ -119,6 +124,8 @@ class Cache {
     return heads_[layer * shape_.n_kv_heads + kv_head];
   }
   std::byte* ValuePart(std::byte* page) const { return page + key_bytes_; }
+  // Shares the pages of the cache's own pool.
+  void Freeze();
   void Evict(HeadStore& head, std::span<const int32_t> indices);
   void Resize(HeadStore& head, int64_t n_entries);
   void FreePages(HeadStore& head, int64_t n_entries) noexcept;
@@ -126,9 +133,9 @@ class Cache {
   bool AppendsToShared(const HeadStore& head) const;
   // Puts a copy in the place of page `index`, and returns what was there.
   SharedPage Unshare(HeadStore& head, size_t index);
-  uint32_t AddOwner(std::shared_ptr<const void> memory, uint64_t page_bytes);
-  void AddReference(uint32_t owner) noexcept;
-  void DropReference(uint32_t owner) noexcept;
+  void DropShared(SharedPage shared) noexcept;
+  uint32_t AddOwner(Owner owner);
+  void CountShared(uint32_t owner) noexcept;
   void UndoChunk(size_t n_heads) noexcept;
   void CountMetadata() noexcept;
   void NotePeak();

@@ -45,6 +45,14 @@ int64_t Total(const Counts& counts) {
   return total;
 }
 
+// Read before the snapshot was saved; also if they themselves are damaged.
+int64_t TokenCount(const SnapshotInfo& info) {
+  for (const SnapshotSection& section : info.sections) {
+    if (section.name == "tokens") return static_cast<int64_t>(section.bytes / sizeof(Token));
+  }
+  return std::ssize(info.tokens);
+}
+
 bool TerminalShowsBlocks() {
   const auto variable = [](const char* name) -> std::string {
     const char* value = std::getenv(name);
@@ -102,13 +110,13 @@ std::string PlanLine(const Plan& plan) {
 }
 
 uint64_t FullBytes(const SnapshotInfo& info) {
-  return info.tokens.size() * static_cast<uint64_t>(info.n_layers) *
+  return static_cast<uint64_t>(TokenCount(info)) * static_cast<uint64_t>(info.n_layers) *
          static_cast<uint64_t>(info.n_kv_heads) * static_cast<uint64_t>(info.head_dim) * 2 * 2;
 }
 
 std::string Description(const SnapshotInfo& info, const std::string& file) {
   const Counts counts = CountsOf(info);
-  const int64_t n_tokens = static_cast<int64_t>(info.tokens.size());
+  const int64_t n_tokens = TokenCount(info);
   const int64_t full = n_tokens * info.n_layers * info.n_kv_heads;
   const int64_t kept = Total(counts);
   std::string text = fmt::format("{}: snapshot, version {}\n", file, info.version);
@@ -135,9 +143,10 @@ std::string Description(const SnapshotInfo& info, const std::string& file) {
   text += "\n" + Picture(counts, n_tokens) + "\n";
   text += fmt::format("{:<20}{:>14}{:>14}  checksum\n", "section", "at byte", "bytes");
   for (const SnapshotSection& section : info.sections) {
-    text += fmt::format(
-        "{:<20}{:>14}{:>14}  {}\n", section.name, WithCommas(static_cast<int64_t>(section.offset)),
-        WithCommas(static_cast<int64_t>(section.bytes)), section.intact ? "right" : "WRONG");
+    text += fmt::format("{:<20}{:>14}{:>14}  {}\n", Harmless(section.name),
+                        WithCommas(static_cast<int64_t>(section.offset)),
+                        WithCommas(static_cast<int64_t>(section.bytes)),
+                        section.intact ? "right" : "WRONG");
   }
   return text;
 }
@@ -156,9 +165,9 @@ Json ToJson(const SnapshotInfo& info, const std::string& file) {
   out["n_layers"] = info.n_layers;
   out["n_kv_heads"] = info.n_kv_heads;
   out["head_dim"] = info.head_dim;
-  out["tokens"] = info.tokens.size();
+  out["tokens"] = TokenCount(info);
   out["entries"] = Total(counts);
-  out["entries_full"] = static_cast<int64_t>(info.tokens.size()) * info.n_layers * info.n_kv_heads;
+  out["entries_full"] = TokenCount(info) * info.n_layers * info.n_kv_heads;
   out["entries_per_head"] = counts;
   out["kv_bytes_full"] = FullBytes(info);
   AddPlan(out, info.plan);
@@ -193,6 +202,7 @@ int Inspect(const Verb& verb, std::span<char* const> arguments) {
   for (const SnapshotSection& section : info.sections) {
     if (!section.intact) damaged += (damaged.empty() ? "" : ", ") + section.name;
   }
+  if (damaged.empty()) Fail(ErrorCode::kFormat, "{} is damaged: its length is wrong", file);
   Fail(ErrorCode::kFormat, "{} is damaged: the checksum is wrong of {}", file, damaged);
 }
 

@@ -5,8 +5,10 @@
 #include <fstream>
 
 #include "base/fail.h"
+#include "base/mapped_file.h"
 #include "base/printable.h"
 #include "cli/document.h"
+#include "engine/snapshot_file.h"
 
 namespace pith::cli {
 namespace {
@@ -104,17 +106,19 @@ Opened SourceFlags::Open(const Model& model, const ModelFlags& model_flags,
 Opened SourceFlags::OpenSnapshot(const Model& model, const ModelFlags& model_flags,
                                  const PlanFlags& plan_flags,
                                  std::span<const std::string> questions) const {
-  const SnapshotInfo info = InspectSnapshot(file_);
+  // Load verifies the rest.
+  const MappedFile mapped(file_);
+  const SnapshotManifest info = SnapshotFile::Parse(mapped.bytes(), file_).manifest();
   Session session = Session::Load(model, file_, model_flags.ForSession(model),
                                   plan_flags.CalibrationFor(info.plan, model, model_flags.File()));
   if (const std::string turn = NoteOf(info.notes, kTurnNote); turn != kUserTurn && !turn.empty()) {
     Fail(ErrorCode::kUnsupported, "{} ends in the turn of '{}', expected that of the user", file_,
-         turn);
+         Printable(turn));
   }
   Opened opened{std::move(session), Conversation(model, NoteOf(info.notes, kTemplateNote), "")};
   opened.conversation.FollowDocument();
   opened.notes = info.notes;
-  opened.snapshot_bytes = info.file_bytes;
+  opened.snapshot_bytes = mapped.bytes().size();
   const std::string count = NoteOf(info.notes, kDocumentTokensNote);
   std::from_chars(count.data(), count.data() + count.size(), opened.document_tokens);
 

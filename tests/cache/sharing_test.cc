@@ -7,10 +7,12 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "cache/cache.h"
+#include "memory_probe.h"
 #include "pith/error.h"
 
 namespace pith {
@@ -357,6 +359,55 @@ TEST(Sharing, MemoryIsLetGoWithItsLastPage) {
   EXPECT_EQ(image.use_count(), 1);
   numbers.Append(adopted, 70);
   EXPECT_TRUE(Same(adopted));
+}
+
+// A fork that keeps a few whole pages of its parent must not keep the parent's whole memory.
+TEST(Sharing, SystemMemoryIsWhatTheCachesThatAreLeftHold) {
+  Numbers numbers;
+  const uint64_t before = SystemMemory("VmRSS");
+  Subject fork = Empty(1, 1);
+  uint64_t full = 0;
+  {
+    Subject parent = Empty(8, 8);
+    numbers.Append(parent, 4096);
+    full = parent.cache.allocated_bytes();
+    fork = Forked(parent);
+    std::vector<int32_t> holes;
+    for (int32_t i = 4095; i >= 0; --i) {
+      if (i % 4 != 0 && i >= 128) holes.push_back(i);
+    }
+    for (int h = 0; h < 64; ++h) Evict(fork, h, holes);
+    fork.cache.Trim();
+    EXPECT_GT(fork.cache.shared_bytes(), 0u);
+  }
+  EXPECT_TRUE(Same(fork));
+  EXPECT_LE(fork.cache.allocated_bytes(), full * 3 / 10);
+  if (kSystemMemoryTells) {
+    EXPECT_LE(SystemMemory("VmRSS") - before, full * 4 / 10);
+  }
+}
+
+TEST(Sharing, ForksInThreadsShareTheirPages) {
+  Numbers numbers;
+  Subject parent = Empty(2, 2);
+  numbers.Append(parent, 1000);
+  std::vector<Subject> forks;
+  for (int i = 0; i < 4; ++i) forks.push_back(Forked(parent));
+  std::vector<std::thread> threads;
+  for (uint32_t i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      std::mt19937 random(i);
+      for (int round = 0; round < 20; ++round) {
+        Subject fork = Forked(forks[i]);
+        for (int h = 0; h < 4; ++h) Evict(fork, h, RandomHoles(fork.model[h].size(), 10, random));
+        fork.cache.Trim();
+        forks[i] = std::move(fork);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const Subject& fork : forks) EXPECT_TRUE(Same(fork));
+  EXPECT_TRUE(Same(parent));
 }
 
 TEST(Sharing, WorthIsEachCachesOwn) {

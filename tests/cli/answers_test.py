@@ -7,11 +7,13 @@ import unittest
 
 from pith_process import DATA, FACT, MODEL, ONE_THREAD, PithTest
 
-CACHE = {"tokens", "entries", "entries_full", "kv_bytes", "kv_bytes_peak", "kv_bytes_full"}
-PLAN = {"keep", "scorer", "window", "sinks", "skip_layers", "key_codec", "value_codec"}
+CACHE = {"tokens", "entries", "entries_full", "kv_bytes", "kv_bytes_peak", "kv_bytes_shared",
+         "kv_bytes_full"}
+PLAN = {"keep", "scorer", "budget", "head_floor", "chunkwise", "window", "sinks", "skip_layers",
+        "key_codec", "value_codec"}
 ANSWER = CACHE | PLAN | {
     "answer", "stop", "model", "prompt_tokens", "answer_tokens", "peak_resident_bytes",
-    "prefill_s", "prefill_tps", "decode_s", "decode_tps",
+    "prefill_s", "prefill_tps", "score_s", "decode_s", "decode_tps",
 }
 REAL = ["-m", MODEL, *ONE_THREAD]
 
@@ -128,7 +130,9 @@ class AskTest(PithTest):
         out = self.json("ask", document, "In which year was the lighthouse built?", "-n", "40",
                         "--json", *REAL)
         self.assertIn("1872", out["answer"])
-        self.assertEqual(set(out), ANSWER | {"document", "document_tokens", "threads"})
+        self.assertEqual(set(out), ANSWER | {"document", "document_tokens", "cached",
+                                             "snapshot_bytes", "first_token_s", "threads"})
+        self.assertGreater(out["first_token_s"], out["prefill_s"] * 0.9)
         self.assertEqual(out["threads"], 1)
         tokens = len(self.json("tokenize", "--json", "-m", MODEL, stdin=FACT)["ids"])
         self.assertEqual(out["document_tokens"], tokens)

@@ -4,7 +4,7 @@ import unittest
 
 from pith_process import PithTest
 
-VERBS = ["run", "ask", "compare", "bench", "calibrate", "tokenize"]
+VERBS = ["run", "ask", "compress", "inspect", "compare", "bench", "calibrate", "tokenize"]
 
 
 class HelpTest(PithTest):
@@ -18,9 +18,12 @@ class HelpTest(PithTest):
         for verb in VERBS:
             out = self.done(verb, "--help")
             self.assertIn(f"pith {verb}", out)
+            self.assertIn("--json", out)
+            if verb == "inspect":  # works on a machine without the model
+                self.assertNotIn("--model", out)
+                continue
             self.assertIn("--model", out)
             self.assertIn("PITH_MODEL", out)
-            self.assertIn("--json", out)
             self.assertNotIn("--worker", out)
 
     def test_version(self):
@@ -43,6 +46,9 @@ class WrongUseTest(PithTest):
         self.refused(2, "DOCUMENT", "ask")
         self.refused(2, "QUESTION", "ask", "document.txt")
         self.refused(2, "DOCUMENT", "compare")
+        self.refused(2, "DOCUMENT", "compress")
+        self.refused(2, "-o FILE", "compress", "document.txt")
+        self.refused(2, "SNAPSHOT", "inspect")
         self.refused(2, "--corpus", "calibrate", "-o", "x.pithcal")
         self.refused(2, "-o", "calibrate", "--corpus", "x.txt")
         self.refused(2, "--predict", "run", "-n")
@@ -56,7 +62,7 @@ class WrongUseTest(PithTest):
         self.refused(2, r"-m .*PITH_MODEL", "run", "-p", "hi")
 
     def test_keep_that_makes_no_sense(self):
-        for keep in ("0", "0%", "101%", "-5", "half", "", "1e3", "0MiB"):
+        for keep in ("0", "0%", "101%", "-5", "half", "", "1e3", "0MiB", "tau=", "tau=nan"):
             self.refused(2, "25%.*512.*64MiB", "run", "-p", "hi", "--keep", keep)
             self.refused(2, "25%.*512.*64MiB", "bench", "--keep", "100%", "--keep", keep)
         self.refused(2, "131.*132.*4 sinks.*window of 128", "run", "-p", "hi", "--keep", "131")
@@ -64,6 +70,9 @@ class WrongUseTest(PithTest):
 
     def test_plan_values_out_of_range(self):
         self.refused(2, "scorer 'magic'.*qfilter", "run", "-p", "hi", "--scorer", "magic")
+        self.refused(2, "budget 'magic'.*auto.*global", "run", "-p", "hi", "--budget", "magic")
+        for floor in ("-1", "1.1", "nan", "half"):
+            self.refused(2, "--head-floor.*0 to 1", "run", "-p", "hi", "--head-floor", floor)
         self.refused(2, "--window", "run", "-p", "hi", "--window", "0")
         self.refused(2, "--sinks", "run", "-p", "hi", "--sinks", "-1")
         self.refused(2, "--skip-layers", "run", "-p", "hi", "--skip-layers", "-1")
@@ -86,10 +95,20 @@ class WrongUseTest(PithTest):
         self.refused(2, "depth 530", "bench", "-d", "512,530")
         self.refused(2, "--decode", "bench", "--decode", "0")
 
+    def test_compare_values_out_of_range(self):
+        self.refused(2, "--depth is 101", "compare", "x.txt", "--depth", "101")
+        self.refused(2, "question is empty", "compare", "x.txt", "--question", " ")
+        self.refused(2, "plant is empty", "compare", "x.txt", "--plant", "")
+
+    def test_cache_values_out_of_range(self):
+        self.refused(2, "not a size", "ask", "x.txt", "What?", "--cache-limit", "much")
+
     def test_two_prompts(self):
         self.refused(2, "not both", "run", "-p", "hi", "-f", "x.txt")
         self.refused(2, "prompt is empty", "run", "-p", "  ")
         self.refused(2, "question is empty", "ask", "x.txt", " ")
+        self.refused(2, "question is empty", "ask", "x.txt", "What?", "")
+        self.refused(2, "question is not UTF-8", "ask", "x.txt", b"caf\xe9")
         self.refused(2, "not both", "tokenize", "-p", "hi", "-f", "x.txt")
 
 

@@ -45,8 +45,8 @@ class ResultTest(EvalTest):
         self.assertEqual(out["score_s"], 0)
 
     def test_every_cell_is_a_record(self):
-        out = self.records("-l", "400,600", "--trials", "2", "--keep", "50%,25%,100%,50%", "--budget",
-                           "uniform,layer", "--seed", "7")
+        out = self.records("-l", "400,600", "--trials", "2", "--keep", "50%,25%,100%,50%",
+                           "--budget", "uniform,layer", "--seed", "7")
         plans = [(None, "100%"), ("uniform", "50%"), ("layer", "50%"), ("uniform", "25%"),
                  ("layer", "25%")]
         self.assertEqual([(r["length"], r["budget"], r["keep"]) for r in out],
@@ -107,7 +107,8 @@ class ResumeTest(EvalTest):
     def test_other_settings_are_other_trials(self):
         self.run_to("o.jsonl", "--trials", "1")
         for added, flags in ((1, ["--window", "40"]), (2, ["--seed", "43"]), (2, ["--no-chat"]),
-                             (1, ["--keep", "30%"]), (1, ["--budget", "layer"]), (1, ["--sinks", "8"]), (0, [])):
+                             (1, ["--keep", "30%"]), (1, ["--budget", "layer"]), (1, ["--sinks", "8"]),
+                             (0, [])):
             before = len(self.lines("o.jsonl"))
             self.run_to("o.jsonl", "--trials", "1", *flags)
             self.assertEqual(len(self.lines("o.jsonl")), before + added, flags)

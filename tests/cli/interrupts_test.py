@@ -50,6 +50,14 @@ class InterruptTest(PithTest):
         self.assertEqual(self.interrupt(process, 2.0), (130, "", ""))
         self.assertEqual(self.files(), ["corpus.txt"])
 
+    def test_while_compressing(self):
+        document = self.write("long.txt", FACT * 150)
+        for after in (0.3, 2.0):
+            process = self.pipes("compress", document, "-o", self.path("x.pith"), "-m", MODEL,
+                                 *ONE_THREAD)
+            self.assertEqual(self.interrupt(process, after), (130, "", ""))
+            self.assertEqual(self.files(), ["long.txt"])
+
     def test_compare_takes_its_child_along(self):
         document = self.write("long.txt", FACT * 150)
         process = self.pipes("compare", document, "-m", MODEL, "--scorer", "knorm", *ONE_THREAD)

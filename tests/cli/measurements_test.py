@@ -22,7 +22,7 @@ class BenchTest(PithTest):
         for record in records:
             self.assertLessEqual(
                 CACHE | {"depth", "keep", "prefill_tps", "decode_ms", "threads", "simd", "cpu",
-                         "attention_ms", "segment", "batch", "weight_type"}, set(record))
+                         "attention_ms", "score_s", "segment", "batch", "weight_type"}, set(record))
             self.assertGreater(record["prefill_tps"], 0)
             self.assertGreater(record["decode_ms"], 0)
             self.assertGreaterEqual(record["decode_ms"], record["decode_ms_min"])
@@ -33,6 +33,13 @@ class BenchTest(PithTest):
         self.assertEqual(records[1]["entries"], 256 * HEADS)
         self.assertLessEqual(records[3]["entries"], (140 + 32) * HEADS)
         self.assertLess(records[3]["kv_bytes"], records[1]["kv_bytes"])
+
+    def test_judging_is_part_of_reading(self):
+        (record,) = self.json("bench", "-d", "200", "--decode", "2", "--keep", "80%", "--scorer",
+                              "kvzip+", "--budget", "layer", "--json", *ONE_THREAD)
+        self.assertEqual((record["scorer"], record["budget"]), ("kvzip+", "layer"))
+        self.assertTrue(0 < record["score_s"] < record["prefill_s"])
+        self.assertLess(record["entries"], 200 * HEADS)
 
     def test_a_depth_may_be_the_whole_context(self):
         records = self.json("bench", "-d", "128", "-c", "128", "--json", *ONE_THREAD)
@@ -80,6 +87,34 @@ class CompareTest(PithTest):
         for key in ("perplexity", "text", "entries", "kv_bytes"):
             self.assertEqual(out["full"][key], out["compressed"][key])
 
+    def test_a_question_about_what_is_planted(self):
+        document = self.write("long.txt", FACT * 20)
+        secret = "The password of the harbour is kumquat."
+        flags = ["--question", "What is the password?", "--plant", secret, "--depth", "50",
+                 "--write-document", self.path("planted.txt"), "-n", "4", "--tokens", "400",
+                 "--keep", "50%", "--scorer", "kvzip", *ONE_THREAD]
+        out = self.json("compare", document, "--json", *flags)
+        with open(self.path("planted.txt"), encoding="utf-8") as file:
+            text = file.read()
+        at = text.index(secret + " ")
+        self.assertTrue(0.4 < at / len(text) < 0.6)
+        self.assertTrue(text[:at].endswith(". "))
+        full, compressed = out["full"], out["compressed"]
+        self.assertEqual(full["entries"], full["entries_full"])
+        self.assertLess(compressed["entries"], 0.7 * full["entries"])
+        self.assertEqual((full["score_s"], full["text_tokens"]), (0, 4))
+        self.assertGreater(compressed["score_s"], 0)
+        for side in (full, compressed):
+            self.assertNotIn("perplexity", side)
+            self.assertGreater(side["tokens"], 400)
+        table = self.done("compare", document, *flags)
+        self.assertRegex(table, r"(?m)^judging, seconds +0\.0 +\d")
+        self.assertNotIn("perplexity", table)
+        self.assertIn("Question: What is the password?", table)
+        code, _, err = self.pith("compare", document, *flags, "--expect", "such nonsense")
+        self.assertEqual(code, 1)
+        self.assertRegex(err, r"\Apith: 'such nonsense' is not in what [^\n]+\n\Z")
+
 
 class CalibrateTest(PithTest):
     def calibrate(self, *flags):
@@ -102,7 +137,8 @@ class CalibrateTest(PithTest):
         # Beside the model it is found by its name, elsewhere it can be named, in ./calibrations by
         # its fingerprint.
         document = self.write("long.txt", FACT * 20)
-        ask = ["ask", document, "When?", "-n", "2", "--json", "--keep", "200", *ONE_THREAD]
+        ask = ["ask", document, "When?", "-n", "2", "--json", "--keep", "200", "--scorer",
+               "qfilter", "--no-cache", *ONE_THREAD]
         beside = self.json(*ask, "-m", model)
         self.assertEqual(beside["scorer"], "qfilter")
         named = self.json(*ask, "--calibration", out["file"])

@@ -29,17 +29,16 @@ FACT = (
 )
 
 
-
-
 @functools.lru_cache(maxsize=None)
-def random_model():
+def random_model(seed=0):
     """A model of two small layers that speaks nonsense, fast, with the test model's tokenizer."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     file = os.path.join(folder, "random.gguf")
     shape = ["--layers", "2", "--embd", "64", "--heads", "4", "--kv-heads", "2", "--ctx", "100000"]
     subprocess.run(
-        [RANDOM_GGUF, "-o", file, *shape, "--tied", "--type", "f16", "--tokenizer-from", MODEL],
+        [RANDOM_GGUF, "-o", file, *shape, "--tied", "--type", "f16", "--tokenizer-from", MODEL,
+         "--seed", str(seed)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -53,7 +52,11 @@ class PithTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        self.environment = dict(os.environ, PITH_MODEL=random_model(), TERM="xterm", LC_ALL="C.UTF-8")
+        cache = tempfile.TemporaryDirectory()
+        self.addCleanup(cache.cleanup)
+        self.cache = cache.name
+        self.environment = dict(os.environ, PITH_MODEL=random_model(), TERM="xterm",
+                                LC_ALL="C.UTF-8", PITH_CACHE=self.cache)
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -101,6 +104,9 @@ class PithTest(unittest.TestCase):
 
     def files(self):
         return sorted(os.listdir(self.folder))
+
+    def cached(self):
+        return sorted(os.listdir(self.cache))
 
 
 class Terminal:

@@ -4,14 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "attention/attention.h"
 #include "base/safetensors.h"
 #include "engine/default_model.h"
 #include "engine/rank_correlation.h"
 #include "engine/session_impl.h"
 #include "tools/expect_error.h"
+#include "tools/temp_folder.h"
 
 namespace pith {
 namespace {
@@ -157,6 +160,47 @@ TEST(Kvzip, LongTextsAreJudgedInChunks) {
     for (int32_t p : a) common += std::count(b.begin(), b.end(), p);
   }
   EXPECT_GT(common, 300 * static_cast<int64_t>(heads) * 6 / 10);
+}
+
+// KL divergence in nats of the distributions that two rows of logits stand for.
+double Divergence(std::span<const float> p, std::span<const float> q) {
+  const auto log_sum = [](std::span<const float> x) {
+    const double top = *std::max_element(x.begin(), x.end());
+    double sum = 0;
+    for (float v : x) sum += std::exp(v - top);
+    return top + std::log(sum);
+  };
+  const double log_p = log_sum(p), log_q = log_sum(q);
+  double kl = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    kl += std::exp(p[i] - log_p) * ((p[i] - log_p) - (q[i] - log_q));
+  }
+  return kl;
+}
+
+// A machine with other instructions rounds otherwise; activations of 8 bits make single steps of
+// it.
+TEST(Kvzip, SnapshotsGoOnAtEverySimdLevel) {
+  const testing::TempFolder folder;
+  const std::filesystem::path file = folder.path() / "text.pith";
+  Session saved(DefaultModel(), JudgingPlan("kvzip", "50%"), {.n_threads = 2});
+  saved.Read(EssayTokens("worked", 400));
+  saved.Save(file);
+  const std::vector<Token> next = EssayTokens("worked", 408);
+  std::vector<std::vector<float>> expected;
+  for (size_t i = 400; i < next.size(); ++i) {
+    const auto logits = saved.Next(next[i]);
+    expected.emplace_back(logits.begin(), logits.end());
+  }
+  for (const std::string& level : AvailableSimdLevels()) {
+    ASSERT_TRUE(ForceSimdLevel(level));
+    Session loaded = Session::Load(DefaultModel(), file, {.n_threads = 2});
+    for (size_t i = 400; i < next.size(); ++i) {
+      const double kl = Divergence(expected[i - 400], loaded.Next(next[i]));
+      EXPECT_TRUE(kl < 0.01) << level << ": " << kl << " nats after " << i;
+    }
+  }
+  ForceSimdLevel("");
 }
 
 }  // namespace

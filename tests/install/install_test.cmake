@@ -49,6 +49,17 @@ if(NOT CMAKE_MATCH_1 LESS half)
   message(FATAL_ERROR "the example kept ${counts}, expected less than half:\n${answer}")
 endif()
 
+# The second time the document need not be there.
+set(snapshot ${WORK_DIR}/document.pith)
+run(COMMAND ${WORK_DIR}/examples/compress_once ${MODEL} ${document} ${snapshot}
+  "Who wrote about the sea?" OUTPUT first)
+expect("${first}" "[0-9]+ of [0-9]+ cache entries kept.*[a-z]+" "the second example")
+run(COMMAND ${WORK_DIR}/examples/compress_once ${MODEL} - ${snapshot}
+  "Who wrote about the sea?" OUTPUT second)
+if(NOT first MATCHES "MiB\n(.*)" OR NOT CMAKE_MATCH_1 STREQUAL second)
+  message(FATAL_ERROR "from the snapshot:\n${second}\nwhen it was made:\n${first}")
+endif()
+
 # The program finds its libraries where it was installed, without help from the environment.
 run(COMMAND ${CMAKE_COMMAND} -E env --unset=LD_LIBRARY_PATH ${prefix}/bin/pith --help OUTPUT help)
 expect("${help}" "ask.*calibrate" "pith --help")
