@@ -50,4 +50,4 @@ ask() {
   fi
 }
 ask "$question" "$secret"
-ask "Which language did the author use on the IBM 1401?" ""
+ask "What is this text about? Answer in one sentence." ""

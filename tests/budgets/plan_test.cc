@@ -49,17 +49,17 @@ TEST(MakeBudget, KnowsItsNamesAndRefusesOthers) {
 }
 
 TEST(EntriesPerHead, FollowsEveryKindOfKeep) {
-  EXPECT_EQ(EntriesPerHead(Plan{}, 1 << 20, 90, 0, 1000), kNoLimit);
+  EXPECT_EQ(EntriesPerHead(Plan{}, 1 << 20, 90, 0, 1000, false), kNoLimit);
   EXPECT_EQ(EntriesPerHead(PlanOf("tau=-4"), 1 << 20, 90, 0, 1000, true), kNoLimit);
-  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 8001, 90, 0, 1000), 2001);
-  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 100, 90, 0, 1000), 132);
-  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 90, 0, 1000), 512);
-  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 0, 90, 1000), kNoLimit);
+  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 8001, 90, 0, 1000, false), 2001);
+  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 100, 90, 0, 1000, false), 132);
+  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 90, 0, 1000, false), 512);
+  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 0, 90, 1000, false), kNoLimit);
   Plan plan = PlanOf("900000B");
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 90, 0, 1000), 640);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 90, 0, 1000, false), 640);
   // 60 heads compressed, 30 whole with 8000 tokens in 125 pages each.
   plan.keep.bytes = 1000 * (30 * 125 + 60 * 7) + 999;
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, 1000), 448);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, 1000, false), 448);
   plan.keep.bytes = 1000 * (30 * 125 + 60 * 2);
   for (const bool ragged : {false, true}) {
     ExpectError(ErrorCode::kInvalidArgument, "takes at least 3930000",
