@@ -164,11 +164,11 @@ class CalibrateTest(PithTest):
 
 
 class KvzapTest(PithTest):
-    def surrogate(self, target, *flags, form="linear"):
+    def surrogate(self, target, *flags, form="linear", tokens=("100", "120")):
         corpus = [self.write(f"{i}.txt", f"On day {i}, " + FACT * 4) for i in range(4)]
         return ["calibrate", "--kvzap", form, "--corpus", *corpus, "-o", self.path(target),
-                "--prompts", "4", "--min-tokens", "100", "--max-tokens", "120", "--positions", "40",
-                "--epochs", "2", *ONE_THREAD, *flags]
+                "--prompts", "4", "--min-tokens", tokens[0], "--max-tokens", tokens[1],
+                "--positions", "40", "--epochs", "2", *ONE_THREAD, *flags]
 
     def test_keeps_the_filters_and_is_used(self):
         corpus = self.write("corpus.txt", FACT * 20)
@@ -196,9 +196,8 @@ class KvzapTest(PithTest):
             ask = ["ask", document, "When?", "-n", "2", "--json", "--scorer", "kvzap",
                    "--calibration", out["file"], "--window", "32", *ONE_THREAD]
             part = self.json(*ask, "--keep", "50%")
-            self.assertEqual((part["scorer"], part["budget"]), ("kvzap", "global"))
+            self.assertEqual((part["scorer"], part["budget"]), ("kvzap", "auto"))
             self.assertLess(part["entries"], part["entries_full"])
-            self.assertEqual(self.json(*ask, "--keep", "tau=-1")["budget"], "threshold")
 
         code, _, err = self.pith(*ask, "--keep", "tau=100")
         self.assertEqual(code, 0, err)
@@ -221,7 +220,7 @@ class KvzapTest(PithTest):
         self.refused(2, "--kvzap is 'forest', expected linear or mlp",
                      *self.surrogate("x.pithcal", form="forest"))
         self.refused(1, "documents of 5000 tokens or more",
-                     *self.surrogate("x.pithcal", "--min-tokens", "5000", "--max-tokens", "5000"))
+                     *self.surrogate("x.pithcal", tokens=("5000", "5000")))
         document = self.write("long.txt", FACT)
         self.refused(1, "calibrate --kvzap linear", "ask", document, "When?", "--keep", "50%",
                      "--scorer", "kvzap")
