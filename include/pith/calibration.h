@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,14 +17,38 @@ namespace pith {
 // Called now and then with what is done of what is to do; returning false cancels.
 using Progress = std::function<bool(int64_t done, int64_t total)>;
 
-// Q-Filters (arXiv 2503.02812): one direction per layer and KV head.
+// One layer of a KVzap surrogate. All row-major f32; n_in is n_hidden, or n_embd without a hidden
+// layer, when weight_in and bias_in are empty.
+struct KvzapLayer {
+  std::vector<float> weight_in;  // [n_hidden, n_embd]
+  std::vector<float> bias_in;    // [n_hidden]
+  std::vector<float> weight;     // [n_kv_heads, n_in]
+  std::vector<float> bias;       // [n_kv_heads]
+};
+
+// KVzap (arXiv 2601.07891, section 3): for every KV head the natural log of the KVzip+ score, as a
+// function of the hidden state h that enters the layer's attention, after its norm:
+//   weight h + bias, or weight gelu(weight_in h + bias_in) + bias, with the exact gelu.
+struct KvzapSurrogate {
+  int n_embd = 0;
+  int n_kv_heads = 0;
+  int n_hidden = 0;                // 0: linear
+  std::vector<KvzapLayer> layers;  // [n_layers]
+  // Evenly spaced quantiles of what it gives texts, all layers and heads together: the least, ...,
+  // the largest. Ascending; empty where nothing is known (published files).
+  std::vector<float> quantiles;
+};
+
+// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; a KVzap surrogate; or both.
 class Calibration {
  public:
-  // Reads a .pithcal or a published Q-Filters file (safetensors with one tensor `q_filters`
-  // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout).
-  // Throws Error(kNotFound, kIo, kFormat).
+  // Reads a .pithcal, a published Q-Filters file (safetensors with one tensor `q_filters`
+  // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout), or a
+  // published KVzap file (safetensors with `layers.{i}.weight` and `.bias`, or `layers.{i}.0.` and
+  // `layers.{i}.2.`). Throws Error(kNotFound, kIo, kFormat).
   static Calibration Load(const std::filesystem::path& file);
-  // Writes to a temporary name and renames, so that `file` is old or new but never half.
+  // Writes to a temporary name and renames, so that `file` is old or new but never half. Surrogate
+  // weights are stored as f16 where that loses nothing.
   void Save(const std::filesystem::path& file) const;
 
   // Throws Error(kMismatch) unless shape and, where the file has one, fingerprint are the model's.
@@ -35,8 +60,9 @@ class Calibration {
 
   int n_layers = 0;
   int n_kv_heads = 0;
-  int head_dim = 0;
+  int head_dim = 0;              // 0 without Q-Filters
   std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
+  std::optional<KvzapSurrogate> kvzap;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
 
@@ -52,5 +78,40 @@ struct CalibrateOptions {
 // Throws Error(kInvalidArgument) when the texts hold fewer tokens than asked for.
 Calibration Calibrate(const Model& model, std::span<const std::string> texts,
                       const CalibrateOptions& options, const Progress& progress = {});
+
+struct KvzapOptions {
+  bool mlp = false;      // a hidden layer of n_embd / 8 instead of a linear map
+  int n_prompts = 48;    // an eighth of them, at least one, for validation, as many held out
+  int min_tokens = 750;  // of a prompt
+  int max_tokens = 1250;
+  int n_positions = 500;  // sampled of each prompt
+  int epochs = 15;        // of an mlp
+  uint64_t seed = 42;
+  int n_threads = 0;  // 0: one per core
+  // Where the samples of each prompt are written, 2 * n_positions * n_layers * n_embd bytes and
+  // some. Those that are there from a run with the same settings are not made again.
+  std::filesystem::path work_folder;
+};
+
+// How much of the variance of held-out prompts' log scores a surrogate explains.
+struct KvzapQuality {
+  std::vector<float> r2;  // [n_layers, n_kv_heads]
+  double mean_r2 = 0;
+};
+
+struct KvzapProgress {
+  Progress harvest;  // tokens read, and repeated to judge them
+  Progress train;    // layers; calls come from several threads, one at a time
+};
+
+// Judges prompts cut from `texts` (each a document) by KVzip+, samples hidden states and log scores
+// from them, and trains a surrogate, which replaces the one of `calibration` and sets its metadata
+// kvzap_*. Half of the prompts have a few made-up facts in them. Every document serves only one of
+// training, validation and the held-out prompts. Throws Error(kInvalidArgument) for options that
+// make no sense or texts that are too short, Error(kMismatch) for a folder with other samples or a
+// calibration of another model, Error(kCancelled).
+KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> texts,
+                            const KvzapOptions& options, Calibration& calibration,
+                            const KvzapProgress& progress = {});
 
 }  // namespace pith

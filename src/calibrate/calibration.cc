@@ -8,6 +8,7 @@
 #include "base/fail.h"
 #include "base/printable.h"
 #include "base/safetensors.h"
+#include "calibrate/kvzap_file.h"
 #include "calibrate/metadata_keys.h"
 #include "calibrate/rope_layout.h"
 
@@ -18,19 +19,7 @@ constexpr const char* kTensor = "q_filters";
 constexpr std::string_view kFormatPrefix = "pith-calibration-";
 constexpr const char* kFormat = "pith-calibration-1";
 
-}  // namespace
-
-Calibration Calibration::Load(const std::filesystem::path& file) {
-  const SafeTensors tensors = SafeTensors::Open(file);
-  Calibration calibration;
-  calibration.metadata = tensors.metadata();
-  // Published files have another format there, or none.
-  const auto format = calibration.metadata.find(kFormatKey);
-  if (format != calibration.metadata.end() && format->second.starts_with(kFormatPrefix) &&
-      format->second != kFormat) {
-    Fail(ErrorCode::kUnsupported, "{}: is of the format {}, expected {}", tensors.name(),
-         Printable(format->second), kFormat);
-  }
+void ReadFilters(const SafeTensors& tensors, Calibration& calibration) {
   const SafeTensor& filters = tensors.Get(kTensor);
   if (filters.shape.size() != 3) {
     Fail(ErrorCode::kFormat,
@@ -46,28 +35,60 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
   calibration.n_layers = static_cast<int>(filters.shape[0]);
   calibration.n_kv_heads = static_cast<int>(filters.shape[1]);
   calibration.head_dim = static_cast<int>(filters.shape[2]);
-  calibration.q_filters = filters.ToFloats();
-  for (size_t i = 0; i < calibration.q_filters.size(); ++i) {
-    if (!std::isfinite(calibration.q_filters[i])) {
-      Fail(ErrorCode::kFormat, "{}: element {} of {} is {}, expected a finite number",
-           tensors.name(), i, kTensor, calibration.q_filters[i]);
-    }
+  calibration.q_filters = FiniteFloats(tensors, kTensor);
+}
+
+}  // namespace
+
+Calibration Calibration::Load(const std::filesystem::path& file) {
+  const SafeTensors tensors = SafeTensors::Open(file);
+  Calibration calibration;
+  calibration.metadata = tensors.metadata();
+  // Published files have another format there, or none.
+  const auto format = calibration.metadata.find(kFormatKey);
+  if (format != calibration.metadata.end() && format->second.starts_with(kFormatPrefix) &&
+      format->second != kFormat) {
+    Fail(ErrorCode::kUnsupported, "{}: is of the format {}, expected {}", tensors.name(),
+         Printable(format->second), kFormat);
+  }
+  calibration.kvzap = ReadKvzap(tensors);
+  if (calibration.kvzap) {
+    calibration.n_layers = static_cast<int>(calibration.kvzap->layers.size());
+    calibration.n_kv_heads = calibration.kvzap->n_kv_heads;
+  }
+  if (!calibration.kvzap || tensors.Find(kTensor)) ReadFilters(tensors, calibration);
+  if (calibration.kvzap) {
+    CheckKvzapShape(*calibration.kvzap, calibration.n_layers, calibration.n_kv_heads,
+                    tensors.name());
   }
   return calibration;
 }
 
 void Calibration::Save(const std::filesystem::path& file) const {
-  SafeTensor tensor;
-  tensor.dtype = "F32";
-  tensor.shape = {n_layers, n_kv_heads, head_dim};
-  tensor.bytes = std::as_bytes(std::span(q_filters));
+  std::map<std::string, SafeTensor, std::less<>> tensors;
+  if (!kvzap || !q_filters.empty()) {
+    tensors[kTensor] = {
+        "F32", {n_layers, n_kv_heads, head_dim}, std::as_bytes(std::span(q_filters))};
+  }
+  KvzapTensors surrogate;
+  if (kvzap) surrogate.Add(*kvzap, tensors);
   std::map<std::string, std::string> all = metadata;
   all[kFormatKey] = kFormat;
-  WriteSafeTensors(file, {{kTensor, tensor}}, all);
+  WriteSafeTensors(file, tensors, all);
 }
 
 void Calibration::CheckFits(const ModelInfo& model) const {
-  if (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads || head_dim != model.head_dim) {
+  const bool has_filters = !kvzap || !q_filters.empty();
+  if (kvzap && (static_cast<int>(kvzap->layers.size()) != model.n_layers ||
+                kvzap->n_kv_heads != model.n_kv_heads || kvzap->n_embd != model.n_embd)) {
+    Fail(ErrorCode::kMismatch,
+         "the surrogate is for {} layers, {} KV heads and hidden states of {}, but the model {} "
+         "has {}, {} and {}",
+         kvzap->layers.size(), kvzap->n_kv_heads, kvzap->n_embd, model.name, model.n_layers,
+         model.n_kv_heads, model.n_embd);
+  }
+  if (has_filters && (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads ||
+                      head_dim != model.head_dim)) {
     Fail(
         ErrorCode::kMismatch,
         "the calibration is for {} layers, {} KV heads and {} dimensions, but the model {} has {}, "
@@ -84,7 +105,7 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          model.name, model.fingerprint);
   }
   const size_t expected = static_cast<size_t>(n_layers) * n_kv_heads * head_dim;
-  if (q_filters.size() != expected) {
+  if (has_filters && q_filters.size() != expected) {
     Fail(ErrorCode::kInvalidArgument, "the calibration has {} filter values, expected {}",
          q_filters.size(), expected);
   }

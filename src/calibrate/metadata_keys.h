@@ -12,4 +12,14 @@ inline constexpr const char* kSequencesKey = "n_sequences";
 inline constexpr const char* kSequenceTokensKey = "sequence_tokens";
 inline constexpr const char* kRowsKey = "rows_per_head";
 
+// Of the surrogate.
+inline constexpr const char* kKvzapFormKey = "kvzap_form";      // "linear" or "mlp"
+inline constexpr const char* kKvzapCorpusKey = "kvzap_corpus";  // what the texts were
+inline constexpr const char* kKvzapSeedKey = "kvzap_seed";
+inline constexpr const char* kKvzapPromptsKey = "kvzap_prompts";      // train, validation, held out
+inline constexpr const char* kKvzapPositionsKey = "kvzap_positions";  // sampled of each prompt
+inline constexpr const char* kKvzapPenaltyKey = "kvzap_penalty";      // of a linear one
+inline constexpr const char* kKvzapR2Key = "kvzap_r2";             // held out, mean over all heads
+inline constexpr const char* kKvzapR2HeadsKey = "kvzap_r2_heads";  // of every layer and KV head
+
 }  // namespace pith

@@ -1,10 +1,13 @@
-// pith calibrate: a model's Q-Filters from a corpus.
+// pith calibrate: a model's Q-Filters, or its KVzap surrogate, from a corpus.
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "calibrate/metadata_keys.h"
+#include "cli/calibration_search.h"
 #include "cli/document.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -26,6 +29,61 @@ std::string Names(const std::vector<std::string>& files) {
   return names;
 }
 
+struct KvzapFlags {
+  std::string form;  // "linear" or "mlp"; empty: Q-Filters are made
+  std::string from;  // calibration whose Q-Filters are kept
+  std::string work;
+  KvzapOptions options;
+};
+
+// R2 of every layer in rows of five layers, the heads of each side by side.
+std::string QualityTable(const KvzapQuality& quality, int n_layers, int n_kv_heads) {
+  constexpr int kAcross = 5;
+  std::string table =
+      fmt::format("R2 on held-out prompts, mean {:.3f}; by layer and KV head:\n", quality.mean_r2);
+  for (int layer = 0; layer < n_layers; ++layer) {
+    table += fmt::format("{}{:3}:", layer % kAcross == 0 ? "" : "  ", layer);
+    for (int h = 0; h < n_kv_heads; ++h) {
+      table += fmt::format(" {:5.2f}", quality.r2[size_t{1} * layer * n_kv_heads + h]);
+    }
+    if (layer % kAcross == kAcross - 1 || layer + 1 == n_layers) table += '\n';
+  }
+  return table;
+}
+
+// The calibration that the surrogate is added to.
+Calibration BaseCalibration(const KvzapFlags& flags, const ModelFlags& model_flags,
+                            const Model& model) {
+  if (!flags.from.empty()) {
+    Calibration calibration = Calibration::Load(flags.from);
+    calibration.CheckFits(model.info());
+    return calibration;
+  }
+  const auto found = FindCalibration(model, model_flags.File(), "qfilter");
+  return found ? *found : Calibration();
+}
+
+KvzapQuality MakeSurrogate(const Model& model, std::span<const std::string> texts,
+                           const KvzapFlags& flags, Calibration& calibration) {
+  // The one bar after the other.
+  auto bar = std::make_unique<ProgressBar>("judging", "tokens");
+  bool trains = false;
+  KvzapProgress progress;
+  progress.harvest = [&](int64_t done, int64_t total) {
+    bar->Show(done, total);
+    return true;
+  };
+  progress.train = [&](int64_t done, int64_t total) {
+    if (!std::exchange(trains, true)) {
+      bar.reset();
+      bar = std::make_unique<ProgressBar>("training", "layers");
+    }
+    bar->Show(done, total);
+    return true;
+  };
+  return CalibrateKvzap(model, texts, flags.options, calibration, progress);
+}
+
 }  // namespace
 
 int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
@@ -38,18 +96,38 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   model_flags.AddFileTo(line);
   line.Files("--corpus", corpus, "text files, each a document");
   line.Option("-o,--output", target, "FILE", "the calibration to write (.pithcal)");
-  line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");
-  line.Option("--sequence-tokens", options.sequence_tokens, "N", "tokens of a sequence");
-  line.Option("--rows", options.rows_per_head, "N", "queries sampled for each query head");
   line.Option("-s,--seed", options.seed, "N", "seed of the sampling");
   line.Option("-t,--threads", options.n_threads, "N", "threads, 0: one per core");
   line.Flag("--json", json, "print what was written as JSON");
+  line.Group("Q-Filters");
+  line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");
+  line.Option("--sequence-tokens", options.sequence_tokens, "N", "tokens of a sequence");
+  line.Option("--rows", options.rows_per_head, "N", "queries sampled for each query head");
+  KvzapFlags kvzap;
+  line.Group("KVzap");
+  line.Option("--kvzap", kvzap.form, "FORM",
+              "train a surrogate for the scorer kvzap instead, linear or mlp, and keep the "
+              "Q-Filters that the model has");
+  line.Option(
+      "--work", kvzap.work, "FOLDER",
+      "where samples are kept, so that a killed run goes on (default: the output's name and "
+      ".work)");
+  line.Option("--prompts", kvzap.options.n_prompts, "N", "prompts that are judged for it");
+  line.Option("--positions", kvzap.options.n_positions, "N", "samples of each prompt");
+  line.Option("--min-tokens", kvzap.options.min_tokens, "N", "shortest prompt");
+  line.Option("--max-tokens", kvzap.options.max_tokens, "N", "longest prompt");
+  line.Option("--epochs", kvzap.options.epochs, "N", "passes over the samples, for mlp");
+  line.Option("--from", kvzap.from, "FILE",
+              "calibration whose Q-Filters are kept (default: the one that fits the model)");
   if (!line.Parse(arguments)) return kDone;
   if (corpus.empty()) throw UsageError("which text? Give --corpus FILES");
   if (target.empty()) throw UsageError("where to? Give -o FILE.pithcal");
   if (options.n_sequences < 1 || options.sequence_tokens < 1 || options.rows_per_head < 1 ||
       options.n_threads < 0) {
     throw UsageError("--sequences, --sequence-tokens and --rows must be 1 or more");
+  }
+  if (!kvzap.form.empty() && kvzap.form != "linear" && kvzap.form != "mlp") {
+    throw UsageError(fmt::format("--kvzap is '{}', expected linear or mlp", kvzap.form));
   }
   if (options.n_threads == 0) options.n_threads = DefaultThreads();
   CheckWritable(target);
@@ -58,7 +136,17 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
 
   const Model model = model_flags.Load();
   const auto start = std::chrono::steady_clock::now();
+  KvzapQuality quality;
   Calibration calibration = [&] {
+    if (!kvzap.form.empty()) {
+      kvzap.options.mlp = kvzap.form == "mlp";
+      kvzap.options.seed = options.seed;
+      kvzap.options.n_threads = options.n_threads;
+      kvzap.options.work_folder = kvzap.work.empty() ? target + ".work" : kvzap.work;
+      Calibration base = BaseCalibration(kvzap, model_flags, model);
+      quality = MakeSurrogate(model, texts, kvzap, base);
+      return base;
+    }
     ProgressBar bar("calibrating", "tokens");
     return Calibrate(model, texts, options, [&](int64_t done, int64_t total) {
       bar.Show(done, total);
@@ -67,7 +155,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   }();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  calibration.metadata[kCorpusKey] = Names(corpus);
+  calibration.metadata[kvzap.form.empty() ? kCorpusKey : kKvzapCorpusKey] = Names(corpus);
   {
     const UninterruptedScope writing;
     calibration.Save(target);
@@ -83,8 +171,14 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
     out["n_kv_heads"] = calibration.n_kv_heads;
     out["head_dim"] = calibration.head_dim;
     out["seconds"] = seconds;
+    if (!kvzap.form.empty()) out["r2"] = quality.mean_r2;
     out["metadata"] = calibration.metadata;
     PrintJson(out);
+  } else if (!kvzap.form.empty()) {
+    Print(QualityTable(quality, calibration.n_layers, calibration.n_kv_heads));
+    Print(fmt::format("{}: {} surrogate of {} layers x {} KV heads, {}, from {} prompts in {}\n",
+                      target, kvzap.form, calibration.n_layers, calibration.n_kv_heads,
+                      FormatBytes(bytes), kvzap.options.n_prompts, FormatDuration(seconds)));
   } else {
     Print(fmt::format("{}: filters of {} layers x {} KV heads, {}, from {} sequences in {}\n",
                       target, calibration.n_layers, calibration.n_kv_heads, FormatBytes(bytes),

@@ -39,7 +39,8 @@ std::vector<fs::path> CalibrationsIn(const fs::path& folder) {
 
 }  // namespace
 
-std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs::path& model_file) {
+std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs::path& model_file,
+                                                   const std::string& scorer) {
   std::error_code error;
   const fs::path beside = fs::path(model_file).replace_extension(kExtension);
   if (fs::is_regular_file(beside, error)) {
@@ -58,6 +59,7 @@ std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs:
             fingerprint->second != model.info().fingerprint) {
           continue;
         }
+        if (scorer == "kvzap" ? !calibration.kvzap : calibration.q_filters.empty()) continue;
         return std::make_shared<const Calibration>(std::move(calibration));
       } catch (const Error&) {
         continue;

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "pith/calibration.h"
 #include "pith/model.h"
@@ -11,8 +12,10 @@ namespace pith::cli {
 
 // `<stem of the model file>.pithcal` beside the model; or else, in the folder of calibrations that
 // pith is installed with, the one it is built from or ./calibrations, a file whose fingerprint is
-// the model's. Null if there is none. Throws Error when the one beside the model does not fit.
+// the model's and that holds what the scorer needs. Null if there is none. Throws Error when the
+// one beside the model does not fit.
 std::shared_ptr<const Calibration> FindCalibration(const Model& model,
-                                                   const std::filesystem::path& model_file);
+                                                   const std::filesystem::path& model_file,
+                                                   const std::string& scorer);
 
 }  // namespace pith::cli

@@ -14,6 +14,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
+#include "engine/snapshot_manifest.h"
 #include "eval/interval.h"
 #include "eval/needle_run.h"
 #include "eval/trial_log.h"
@@ -172,10 +173,7 @@ std::string Settings(const NeedleFlags& flags, const Model& model, const Session
   if (plan.keep.kind != Keep::Kind::kAll) {
     AddPlan(json.emplace_back(Json::object()), plan);
     json.push_back({plan.budget, plan.head_floor, plan.seed, plan.chunkwise, plan.kv_limit});
-    if (plan.calibration) {
-      const std::vector<float>& filters = plan.calibration->q_filters;
-      json.push_back(XXH3_64bits(filters.data(), filters.size() * sizeof(float)));
-    }
+    if (plan.calibration) json.push_back(CalibrationDigest(plan));
   }
   const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));

@@ -11,6 +11,7 @@
 #include "cli/calibration_search.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
+#include "engine/snapshot_manifest.h"
 
 namespace pith::cli {
 namespace {
@@ -37,6 +38,24 @@ void CheckKnown(const char* what, const std::string& name, const std::vector<std
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     throw UsageError(
         fmt::format("there is no {} '{}', only {}", what, name, fmt::join(names, ", ")));
+  }
+}
+
+// A threshold beyond all that the surrogate gave the texts it was tried on.
+void WarnOfTau(const Plan& plan) {
+  if (plan.keep.kind != Keep::Kind::kThreshold || plan.scorer != "kvzap") return;
+  if (!plan.calibration || !plan.calibration->kvzap) return;
+  const std::vector<float>& quantiles = plan.calibration->kvzap->quantiles;
+  if (quantiles.empty()) return;
+  if (plan.keep.tau < quantiles.front()) {
+    fmt::print(stderr,
+               "pith: {} is below everything that the scorer gives (from {:.2f}): it keeps all\n",
+               plan.keep.ToString(), quantiles.front());
+  } else if (plan.keep.tau > quantiles.back()) {
+    fmt::print(stderr,
+               "pith: {} is above everything that the scorer gives (up to {:.2f}): it keeps "
+               "nothing but sinks and window\n",
+               plan.keep.ToString(), quantiles.back());
   }
 }
 
@@ -140,7 +159,8 @@ void PlanFlags::AddRestTo(CommandLine& line) {
   line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
   line.Option("--value-codec", plan_.value_codec, "NAME", "how values are stored: f16");
   line.Option("--calibration", calibration_, "FILE",
-              "calibration for the scorer qfilter (default: the one that fits the model, beside it "
+              "calibration for the scorers qfilter and kvzap (default: the one that fits the "
+              "model, beside it "
               "or installed with pith)");
   line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
 }
@@ -170,6 +190,7 @@ Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_
                          const std::string& keep) const {
   Plan plan = Parsed(keep);
   plan.calibration = CalibrationFor(plan, model, model_file);
+  WarnOfTau(plan);
   return plan;
 }
 
@@ -180,15 +201,16 @@ std::shared_ptr<const Calibration> PlanFlags::CalibrationFor(
     calibration->CheckFits(model.info());
     return calibration;
   }
-  if (plan.scorer != "qfilter" || plan.keep.kind == Keep::Kind::kAll) return nullptr;
-  std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file);
+  if (!NeedsCalibration(plan)) return nullptr;
+  std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file, plan.scorer);
   if (!calibration) {
     const std::string target =
         std::filesystem::path(model_file).replace_extension(".pithcal").string();
     Fail(ErrorCode::kNotFound,
-         "no calibration fits {}: make one with 'pith calibrate -m {} --corpus FILES -o {}', or "
-         "choose a --scorer that needs none",
-         model_file.string(), model_file.string(), target);
+         "no calibration for {} fits {}: make one with 'pith calibrate{} -m {} --corpus FILES -o "
+         "{}', or choose a --scorer that needs none",
+         plan.scorer, model_file.string(), plan.scorer == "kvzap" ? " --kvzap linear" : "",
+         model_file.string(), target);
   }
   return calibration;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cli/interrupt.h"
+#include "engine/snapshot_manifest.h"
 
 namespace pith::cli {
 namespace {
@@ -74,10 +75,7 @@ std::string SnapshotCache::Key(const Model& model, const Plan& plan, const Sessi
   const auto add_text = [&](const std::string& text) { add_bytes(text.data(), text.size()); };
   add_text(fmt::format("{} {} {}", kKeyVersion, options.n_batch, model.info().fingerprint));
   add_text(PlanText(plan));
-  if (plan.calibration) {
-    const std::vector<float>& filters = plan.calibration->q_filters;
-    add_bytes(filters.data(), filters.size() * sizeof(float));
-  }
+  add_text(CalibrationHash(plan));
   add_bytes(before.data(), before.size_bytes());
   add_bytes(document.data(), document.size_bytes());
   const XXH128_hash_t hash = XXH3_128bits(all.data(), all.size());

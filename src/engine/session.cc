@@ -5,13 +5,14 @@
 
 #include "base/fail.h"
 #include "engine/session_impl.h"
+#include "engine/snapshot_manifest.h"
 
 namespace pith {
 namespace {
 
 bool SameCalibration(const Plan& a, const Plan& b) {
-  if (a.scorer != "qfilter" || a.calibration == b.calibration) return true;
-  return a.calibration && b.calibration && a.calibration->q_filters == b.calibration->q_filters;
+  if (!NeedsCalibration(a) || a.calibration == b.calibration) return true;
+  return a.calibration && b.calibration && CalibrationDigest(a) == CalibrationDigest(b);
 }
 
 // What two plans differ in that a fork must share with its session; empty if nothing.

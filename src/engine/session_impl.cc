@@ -89,7 +89,7 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
 
 void Session::Impl::AppendOp(ggml_tensor* dst, int thread, int n_threads, void* user) {
   auto* state = static_cast<LayerState*>(user);
-  state->session->Append(state->layer, *dst->src[0], *dst->src[1], thread, n_threads);
+  state->session->Append(state->layer, *dst->src[0], *dst->src[1], *dst->src[2], thread, n_threads);
 }
 
 void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user) {
@@ -98,25 +98,45 @@ void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* 
                          thread, n_threads);
 }
 
-// Threads share the (KV head, token) pairs in equal runs.
-void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v, int thread,
-                           int n_threads_now) {
+// Threads share the tokens where the scorer judges all KV heads of a token at once, otherwise the
+// (KV head, token) pairs, in equal runs.
+void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v,
+                           const ggml_tensor& hidden, int thread, int n_threads_now) {
   const ModelInfo& info = model.info();
   const size_t head_dim = static_cast<size_t>(info.head_dim);
   const size_t stride = head_dim * info.n_kv_heads;
   const int n_tokens = static_cast<int>(k.ne[2]);
+  const float* rows = static_cast<const float*>(hidden.data);
+  const size_t n_embd = static_cast<size_t>(info.n_embd);
+  if (thread == 0 && hidden_tap_ && !repeat_pass_) {
+    hidden_tap_(layer, static_cast<int32_t>(n_read), n_tokens, rows);
+  }
+  const auto slice = [&](const ggml_tensor& all, int kv_head, size_t first, size_t n) {
+    return MatrixView<const float>{
+        static_cast<const float*>(all.data) + first * stride + kv_head * head_dim, n, head_dim,
+        stride};
+  };
+  std::vector<float> worth;
+  if (Compressed(layer) && !pinning_ && scorer_->needs().hidden_states) {
+    const size_t first = static_cast<size_t>(int64_t{n_tokens} * thread / n_threads_now);
+    const size_t n = static_cast<size_t>(int64_t{n_tokens} * (thread + 1) / n_threads_now) - first;
+    if (n == 0) return;
+    worth.resize(info.n_kv_heads * n);
+    scorer_->ScoreHidden({layer, {rows + first * n_embd, n, n_embd, n_embd}}, worth);
+    for (int h = 0; h < info.n_kv_heads; ++h) {
+      cache.Write(layer, h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),
+                  std::span(worth).subspan(h * n, n));
+    }
+    return;
+  }
   const int64_t n_pairs = int64_t{info.n_kv_heads} * n_tokens;
   const int64_t end = n_pairs * (thread + 1) / n_threads_now;
-  std::vector<float> worth;
   for (int64_t pair = n_pairs * thread / n_threads_now; pair < end;) {
     const int kv_head = static_cast<int>(pair / n_tokens);
     const int first = static_cast<int>(pair % n_tokens);
     const size_t n = static_cast<size_t>(std::min<int64_t>(n_tokens - first, end - pair));
-    const size_t offset = first * stride + kv_head * head_dim;
-    const MatrixView<const float> keys{static_cast<const float*>(k.data) + offset, n, head_dim,
-                                       stride};
-    const MatrixView<const float> values{static_cast<const float*>(v.data) + offset, n, head_dim,
-                                         stride};
+    const auto keys = slice(k, kv_head, static_cast<size_t>(first), n);
+    const auto values = slice(v, kv_head, static_cast<size_t>(first), n);
     if (Compressed(layer) && pinning_) {
       worth.assign(n, std::numeric_limits<float>::infinity());
     } else if (Compressed(layer)) {

@@ -33,6 +33,12 @@ class Session::Impl {
       std::function<void(int layer, int32_t first_position, int n_tokens, const float* q)>;
   void SetQueryTap(QueryTap tap) { query_tap_ = std::move(tap); }
 
+  // Sees the hidden states that enter attention, [n_tokens, n_embd] f32 after the norm, of every
+  // chunk that is read; what a repeat pass reads is left out. Called as the query tap is.
+  using HiddenTap =
+      std::function<void(int layer, int32_t first_position, int n_tokens, const float* hidden)>;
+  void SetHiddenTap(HiddenTap tap) { hidden_tap_ = std::move(tap); }
+
   // Evicts down to what the plan allows for what was read so far.
   void SettleNow();
 
@@ -59,7 +65,8 @@ class Session::Impl {
   };
   static void AppendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
   static void AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
-  void Append(int layer, const ggml_tensor& k, const ggml_tensor& v, int thread, int n_threads);
+  void Append(int layer, const ggml_tensor& k, const ggml_tensor& v, const ggml_tensor& hidden,
+              int thread, int n_threads);
   void Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out, int thread,
               int n_threads);
 
@@ -100,6 +107,7 @@ class Session::Impl {
   std::vector<HeadEntries> candidates_;  // of Settle, kept to reuse their memory
   Verdicts verdicts_;
   QueryTap query_tap_;
+  HiddenTap hidden_tap_;
   std::unique_ptr<RepeatPass> repeat_pass_;  // while one runs
   bool pinning_ = false;                     // what is appended stays
 };

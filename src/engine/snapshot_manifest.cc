@@ -251,13 +251,24 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
 }
 
 bool NeedsCalibration(const Plan& plan) {
-  return plan.keep.kind != Keep::Kind::kAll && plan.scorer == "qfilter";
+  return plan.keep.kind != Keep::Kind::kAll && (plan.scorer == "qfilter" || plan.scorer == "kvzap");
+}
+
+uint64_t CalibrationDigest(const Plan& plan) {
+  std::vector<float> surrogate;
+  if (plan.scorer == "kvzap" && plan.calibration->kvzap) {
+    for (const KvzapLayer& layer : plan.calibration->kvzap->layers) {
+      for (const auto* part : {&layer.weight_in, &layer.bias_in, &layer.weight, &layer.bias}) {
+        surrogate.insert(surrogate.end(), part->begin(), part->end());
+      }
+    }
+  }
+  const std::vector<float>& used = plan.scorer == "kvzap" ? surrogate : plan.calibration->q_filters;
+  return XXH3_64bits(used.data(), used.size() * sizeof(float));
 }
 
 std::string CalibrationHash(const Plan& plan) {
-  if (!NeedsCalibration(plan)) return "";
-  const std::vector<float>& filters = plan.calibration->q_filters;
-  return HashText(XXH3_64bits(filters.data(), filters.size() * sizeof(float)));
+  return NeedsCalibration(plan) ? HashText(CalibrationDigest(plan)) : "";
 }
 
 std::string HashText(uint64_t xxh3) { return fmt::format("{:016x}", xxh3); }

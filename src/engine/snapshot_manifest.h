@@ -42,7 +42,9 @@ std::string ManifestText(const SnapshotManifest& manifest);
 SnapshotManifest ParseManifest(std::string_view text, const std::string& name);
 
 bool NeedsCalibration(const Plan& plan);
-// 16 hex digits over the filters. `plan.calibration` must be there if the plan needs it.
+// XXH3 over what the plan's scorer uses of `plan.calibration`, which must be there.
+uint64_t CalibrationDigest(const Plan& plan);
+// Its 16 hex digits, empty for a plan that needs no calibration.
 std::string CalibrationHash(const Plan& plan);
 
 std::string HashText(uint64_t xxh3);  // 16 hex digits

@@ -34,4 +34,10 @@ std::unique_ptr<Scorer> MakeKvzip(const Plan& plan, const ModelInfo& model);
 // hidden state that enters the attention.
 std::unique_ptr<Scorer> MakeKvzipPlus(const Plan& plan, const ModelInfo& model);
 
+// KVzap (arXiv 2601.07891, section 3): worth = what a linear map or a small network makes of the
+// hidden state that enters the attention, trained to give the natural log of the KVzip+ score.
+// Throws Error(kInvalidArgument) without a calibration that holds one, Error(kMismatch) for a
+// foreign one.
+std::unique_ptr<Scorer> MakeKvzap(const Plan& plan, const ModelInfo& model);
+
 }  // namespace pith

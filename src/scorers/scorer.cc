@@ -24,9 +24,18 @@ constexpr std::array kMethods = {
     Method{"random", MakeRandom},
     Method{"kvzip", MakeKvzip},
     Method{"kvzip+", MakeKvzipPlus},
+    Method{"kvzap", MakeKvzap},
 };
 
 }  // namespace
+
+void Scorer::Score(const Entries& /*entries*/, std::span<float> /*worth*/) const {
+  Fail(ErrorCode::kInvalidArgument, "this scorer judges hidden states, not keys and values");
+}
+
+void Scorer::ScoreHidden(const HiddenStates& /*hidden*/, std::span<float> /*worth*/) const {
+  Fail(ErrorCode::kInvalidArgument, "this scorer judges keys and values, not hidden states");
+}
 
 void Scorer::JudgeRepeat(const RepeatEvidence& /*evidence*/, std::span<float> /*worth*/) const {
   Fail(ErrorCode::kInvalidArgument, "this scorer judges entries when they are appended");

@@ -20,6 +20,12 @@ struct Entries {
   MatrixView<const float> values;      // [n, head_dim]
 };
 
+// Tokens in one layer as they enter attention, for scorers that judge all KV heads at once.
+struct HiddenStates {
+  int layer = 0;
+  MatrixView<const float> rows;  // [n, n_embd], after the norm
+};
+
 // What repeating the text has shown about entries of one (layer, KV head).
 struct RepeatEvidence {
   int n_entries = 0;
@@ -34,8 +40,9 @@ struct RepeatEvidence {
 
 // What a scorer must be given. Nothing that it does not ask for is computed.
 struct Needs {
-  bool repeat_pass = false;   // judged by JudgeRepeat after the text was read, not when appended
-  bool output_norms = false;  // with the repeat pass: hidden norms and |W_O v|
+  bool repeat_pass = false;    // judged by JudgeRepeat after the text was read, not when appended
+  bool output_norms = false;   // with the repeat pass: hidden norms and |W_O v|
+  bool hidden_states = false;  // judged by ScoreHidden when appended, not by Score
 };
 
 // Higher stays longer. Stateless between calls, safe to call from many threads. An entry is judged
@@ -47,7 +54,9 @@ class Scorer {
   // Worths of different heads can be compared, so that heads may share a budget.
   virtual bool comparable_across_heads() const { return false; }
   // As entries are appended. worth [n]
-  virtual void Score(const Entries& entries, std::span<float> worth) const = 0;
+  virtual void Score(const Entries& entries, std::span<float> worth) const;
+  // The same for scorers of hidden states: the entries of every KV head. worth [n_kv_heads, n]
+  virtual void ScoreHidden(const HiddenStates& hidden, std::span<float> worth) const;
   // Scorers with a repeat pass: worth [n_entries].
   virtual void JudgeRepeat(const RepeatEvidence& evidence, std::span<float> worth) const;
 };

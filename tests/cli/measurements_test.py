@@ -163,5 +163,68 @@ class CalibrateTest(PithTest):
         self.assertGreater(os.path.getsize(target), 256)
 
 
+class KvzapTest(PithTest):
+    def surrogate(self, target, *flags, form="linear", tokens=("100", "120")):
+        corpus = [self.write(f"{i}.txt", f"On day {i}, " + FACT * 4) for i in range(4)]
+        return ["calibrate", "--kvzap", form, "--corpus", *corpus, "-o", self.path(target),
+                "--prompts", "4", "--min-tokens", tokens[0], "--max-tokens", tokens[1],
+                "--positions", "40", "--epochs", "2", *ONE_THREAD, *flags]
+
+    def test_keeps_the_filters_and_is_used(self):
+        corpus = self.write("corpus.txt", FACT * 20)
+        filters = self.json("calibrate", "--corpus", corpus, "--sequences", "3",
+                            "--sequence-tokens", "96", "--rows", "128", "--json", "-o",
+                            self.path("filters.pithcal"), *ONE_THREAD)
+        for form in ("linear", "mlp"):
+            out = self.json(*self.surrogate(f"{form}.pithcal", "--json", "--from",
+                                            filters["file"], "--work", self.path("work"),
+                                            form=form))
+            with open(out["file"], "rb") as file:
+                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            self.assertEqual(header["q_filters"]["shape"], [2, 2, 16])
+            weight = "layers.1.weight" if form == "linear" else "layers.1.0.weight"
+            self.assertEqual(header[weight]["shape"], [2 if form == "linear" else 8, 64])
+            self.assertEqual(header["kvzap.quantiles"]["shape"], [257])
+            metadata = header["__metadata__"]
+            self.assertEqual(metadata["corpus"], "corpus.txt")
+            self.assertEqual(metadata["kvzap_corpus"], "0.txt 1.txt 2.txt 3.txt")
+            self.assertEqual(metadata["kvzap_form"], form)
+            self.assertEqual(len(metadata["kvzap_r2_heads"].split()), 4)
+            self.assertAlmostEqual(out["r2"], float(metadata["kvzap_r2"]), delta=0.001)
+
+            document = self.write("long.txt", FACT * 20)
+            ask = ["ask", document, "When?", "-n", "2", "--json", "--scorer", "kvzap",
+                   "--calibration", out["file"], "--window", "32", *ONE_THREAD]
+            part = self.json(*ask, "--keep", "50%")
+            self.assertEqual((part["scorer"], part["budget"]), ("kvzap", "auto"))
+            self.assertLess(part["entries"], part["entries_full"])
+
+        code, _, err = self.pith(*ask, "--keep", "tau=100")
+        self.assertEqual(code, 0, err)
+        self.assertRegex(err, r"tau=100 is above .* keeps nothing but sinks and window")
+        self.assertEqual(err.count("tau=100"), 1)
+        code, _, err = self.pith(*ask, "--keep", "tau=-100")
+        self.assertRegex(err, r"tau=-100 is below .* keeps all")
+
+    def test_table_and_samples_beside_the_output(self):
+        out = self.done(*self.surrogate("x.pithcal"))
+        self.assertRegex(out, r"R2 on held-out prompts, mean -?\d+\.\d{3}")
+        self.assertRegex(out, r"(?m)^  0: +-?\d+\.\d\d +-?\d+\.\d\d    1: ")
+        self.assertRegex(out, r"x.pithcal: linear surrogate of 2 layers x 2 KV heads")
+        self.assertIn("manifest.json", os.listdir(self.path("x.pithcal.work")))
+        again = self.done(*self.surrogate("x.pithcal"))
+        self.assertEqual(again.splitlines()[:2], out.splitlines()[:2])
+        self.refused(1, "another model, corpus or settings", *self.surrogate("x.pithcal", "-s", "1"))
+
+    def test_wrong_use(self):
+        self.refused(2, "--kvzap is 'forest', expected linear or mlp",
+                     *self.surrogate("x.pithcal", form="forest"))
+        self.refused(1, "documents of 5000 tokens or more",
+                     *self.surrogate("x.pithcal", tokens=("5000", "5000")))
+        document = self.write("long.txt", FACT)
+        self.refused(1, "calibrate --kvzap linear", "ask", document, "When?", "--keep", "50%",
+                     "--scorer", "kvzap")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -41,15 +41,15 @@ std::shared_ptr<const Calibration> GoldenCalibration() {
   return calibration;
 }
 
-// What is wrong with `got`, relative to the larger of `want` and a hundredth of its typical size,
-// below which a sum of 64 products has no digits left.
-double WorstError(std::span<const float> got, std::span<const float> want) {
+// What is wrong with `got`, relative to the larger of `want` and a part of its typical size, below
+// which a sum of products that cancel has no digits left: a hundredth for 64 of them.
+double WorstError(std::span<const float> got, std::span<const float> want, double part = 0.01) {
   double typical = 0;
   for (const float w : want) typical += std::abs(w) / static_cast<double>(want.size());
   double worst = 0;
   for (size_t i = 0; i < want.size(); ++i) {
     const double error = std::abs(static_cast<double>(got[i]) - want[i]) /
-                         std::max<double>(std::abs(want[i]), typical / 100);
+                         std::max<double>(std::abs(want[i]), typical * part);
     if (!(error <= worst)) worst = error;  // NaN stays
     if (std::isnan(worst)) break;
   }
@@ -97,7 +97,85 @@ TEST_P(Golden, QFilterAndKnormEqualTheirSources) {
   }
 }
 
+// A surrogate whose layer `layer` is the golden one and whose others are zero.
+Calibration GoldenSurrogate(const SafeTensors& golden, int layer, bool mlp) {
+  const auto values = [&](const char* name) { return golden.Get(name).ToFloats(); };
+  Calibration calibration;
+  KvzapSurrogate& surrogate = calibration.kvzap.emplace();
+  surrogate.n_embd = 576;
+  surrogate.n_kv_heads = 3;
+  surrogate.n_hidden = mlp ? 72 : 0;
+  surrogate.layers.resize(30);
+  KvzapLayer& target = surrogate.layers[layer];
+  if (mlp) {
+    target = {values("kvzap.mlp.0.weight"), values("kvzap.mlp.0.bias"),
+              values("kvzap.mlp.2.weight"), values("kvzap.mlp.2.bias")};
+  } else {
+    target.weight = values("kvzap.linear.weight");
+    target.bias = values("kvzap.linear.bias");
+  }
+  return calibration;
+}
+
+TEST_P(Golden, KvzapEqualsItsDefinition) {
+  const int layer = GetParam();
+  const SafeTensors golden = SafeTensors::Open(std::string(PITH_TEST_DATA "/scorers_layer") +
+                                               std::to_string(layer) + ".safetensors");
+  const SafeTensor& hidden = golden.Get("hidden");
+  ASSERT_EQ(hidden.shape, (std::vector<int64_t>{128, 576}));
+  const std::vector<float> rows = hidden.ToFloats();
+  for (const bool mlp : {false, true}) {
+    Plan plan = PlanFor("kvzap");
+    plan.calibration = std::make_shared<Calibration>(GoldenSurrogate(golden, layer, mlp));
+    ModelInfo model = GoldenModel();
+    model.n_embd = 576;
+    const auto scorer = MakeScorer(plan, model);
+    EXPECT_TRUE(scorer->needs().hidden_states);
+    EXPECT_TRUE(scorer->comparable_across_heads());
+    const std::vector<float> want =
+        golden.Get(mlp ? "score.kvzap.mlp" : "score.kvzap.linear").ToFloats();
+    for (const size_t piece : {128, 100, 7, 1}) {
+      std::vector<float> got(want.size());
+      for (size_t i = 0; i < 128; i += piece) {
+        const size_t n = std::min<size_t>(piece, 128 - i);
+        std::vector<float> worth(3 * n);
+        scorer->ScoreHidden({layer, {rows.data() + i * 576, n, 576, 576}}, worth);
+        for (size_t h = 0; h < 3; ++h) {
+          std::copy_n(worth.data() + h * n, n, got.data() + h * 128 + i);
+        }
+      }
+      EXPECT_LE(WorstError(got, want, 1.0), 1e-5)
+          << (mlp ? "mlp" : "linear") << " in pieces of " << piece;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Layers, Golden, ::testing::Values(3, 15));
+
+TEST(Kvzap, NeedsASurrogateOfTheModel) {
+  const SafeTensors golden = SafeTensors::Open(PITH_TEST_DATA "/scorers_layer3.safetensors");
+  ModelInfo model = GoldenModel();
+  model.n_embd = 576;
+  Plan plan = PlanFor("kvzap");
+  ExpectError(ErrorCode::kInvalidArgument, "there is no calibration",
+              [&] { MakeScorer(plan, model); });
+  plan.calibration = GoldenCalibration();
+  ExpectError(ErrorCode::kInvalidArgument, "this one has none", [&] { MakeScorer(plan, model); });
+  plan.calibration = std::make_shared<Calibration>(GoldenSurrogate(golden, 3, true));
+  EXPECT_NE(MakeScorer(plan, model), nullptr);
+  ModelInfo narrow = model;
+  narrow.n_embd = 512;
+  ExpectError(ErrorCode::kMismatch, "hidden states of 576", [&] { MakeScorer(plan, narrow); });
+  ModelInfo shallow = model;
+  shallow.n_layers = 29;
+  ExpectError(ErrorCode::kMismatch, "for 30 layers", [&] { MakeScorer(plan, shallow); });
+  plan.scorer = "qfilter";
+  ExpectError(ErrorCode::kInvalidArgument, "has only a surrogate",
+              [&] { MakeScorer(plan, model); });
+  const auto knorm = MakeScorer(PlanFor("knorm"), model);
+  ExpectError(ErrorCode::kInvalidArgument, "not hidden states",
+              [&] { knorm->ScoreHidden({}, {}); });
+}
 
 TEST(WorstError, FailsOnNan) {
   const std::vector<float> want = {1, 2}, nan = {1, NAN}, first = {NAN, 2};
@@ -198,14 +276,19 @@ TEST(RandomScorer, DependsOnSeedHeadAndPositionAlone) {
 
 TEST(MakeScorer, KeepsAllOrRefuses) {
   ModelInfo model = GoldenModel();
+  model.n_embd = 576;
   EXPECT_EQ(MakeScorer(Plan{}, model), nullptr);
+  const auto both = std::make_shared<Calibration>(*GoldenCalibration());
+  both->kvzap =
+      GoldenSurrogate(SafeTensors::Open(PITH_TEST_DATA "/scorers_layer3.safetensors"), 3, false)
+          .kvzap;
   for (const std::string& name : ScorerNames()) {
     Plan plan = PlanFor(name);
-    plan.calibration = GoldenCalibration();
+    plan.calibration = both;
     EXPECT_NE(MakeScorer(plan, model), nullptr) << name;
   }
   ExpectError(ErrorCode::kInvalidArgument,
-              "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+",
+              "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+, kvzap",
               [&] { MakeScorer(PlanFor("snapkv"), model); });
   ExpectError(ErrorCode::kInvalidArgument, "pith calibrate -m MODEL -o X.pithcal",
               [&] { MakeScorer(PlanFor("qfilter"), model); });
