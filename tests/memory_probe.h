@@ -9,6 +9,13 @@ namespace pith {
 
 // Sanitizers keep memory of their own, so that what the system sees says nothing.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PITH_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PITH_SANITIZED 1
+#endif
+#endif
+#ifdef PITH_SANITIZED
 inline constexpr bool kSystemMemoryTells = false;
 #else
 inline constexpr bool kSystemMemoryTells = true;
