@@ -4,6 +4,7 @@
 #include <span>
 
 #include "base/fail.h"
+#include "text/cut_text.h"
 
 namespace pith::cli {
 namespace {
@@ -27,27 +28,6 @@ std::string UnusedMark(std::span<const ChatMessage> messages) {
     mark += '+';
   }
   return mark;
-}
-
-struct CutText {
-  std::vector<TextSegment> before;
-  std::vector<TextSegment> after;
-};
-
-CutText CutAt(const std::string& mark, std::vector<TextSegment> segments) {
-  CutText cut;
-  bool found = false;
-  for (TextSegment& segment : segments) {
-    const size_t at = found ? std::string::npos : segment.text.find(mark);
-    if (at == std::string::npos) {
-      (found ? cut.after : cut.before).push_back(std::move(segment));
-      continue;
-    }
-    found = true;
-    cut.before.push_back({segment.text.substr(0, at), segment.markup});
-    cut.after.push_back({segment.text.substr(at + mark.size()), segment.markup});
-  }
-  return cut;
 }
 
 }  // namespace

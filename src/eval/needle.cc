@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "text/cut_text.h"
 
 namespace pith {
 namespace {
@@ -87,21 +88,8 @@ char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + '
 PromptFrame FrameOf(const ChatTemplate& chat) {
   const std::string mark = "pith-needle";
   const std::vector<ChatMessage> messages = {{"user", mark}};
-  PromptFrame frame;
-  bool found = false;
-  for (const TextSegment& segment : chat.Render(messages)) {
-    const size_t at = found ? std::string::npos : segment.text.find(mark);
-    if (at == std::string::npos) {
-      (found ? frame.after : frame.before).push_back(segment);
-      continue;
-    }
-    found = true;
-    if (at > 0) frame.before.push_back({segment.text.substr(0, at), segment.markup});
-    if (at + mark.size() < segment.text.size()) {
-      frame.after.push_back({segment.text.substr(at + mark.size()), segment.markup});
-    }
-  }
-  return frame;
+  CutText cut = CutAt(mark, chat.Render(messages));
+  return {std::move(cut.before), std::move(cut.after)};
 }
 
 NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack,
