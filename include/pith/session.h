@@ -20,6 +20,10 @@ struct SessionOptions {
   int n_batch = 512;  // tokens of a prompt read at once
   int n_threads = 0;  // 0: one per core
   int n_ctx = 0;      // longest sequence, 0: the model's own; never above it
+  // The scorers of these plans (with their calibrations and seeds) judge what is read, too, so that
+  // a fork may go on with one of them: one reading compares many. 4 bytes an entry each, beside the
+  // cache. Needs a plan that judges but evicts nothing (Keep::kFraction of 1).
+  std::vector<Plan> also_judge;
 };
 
 struct ReadOptions {
@@ -56,6 +60,7 @@ struct TimeStats {
   double next_s = 0;  // Next()
   int64_t next_tokens = 0;
   double attention_s = 0;  // of both, in the attention kernels
+  double judge_s = 0;      // of both, scoring entries as they are appended
   double score_s = 0;      // of Read(), repeating what was read in order to judge it
   double settle_s = 0;     // of both, choosing and evicting
 };
@@ -78,8 +83,8 @@ class Session {
   std::span<const float> Next(Token token);
 
   // A session that goes on from here on its own. What was read is shared, not copied; only what one
-  // of them changes later becomes its own. Forks may run in different threads. With a plan: the
-  // same scorer, window and sinks, but another keep or budget, applied at once. Throws
+  // of them changes later becomes its own. Forks may run in different threads. With a plan: another
+  // keep, budget or window, or a scorer of SessionOptions::also_judge, applied at once. Throws
   // Error(kInvalidArgument) for a plan that differs in more.
   Session Fork();
   Session Fork(const Plan& plan);

@@ -140,7 +140,7 @@ void RepeatPass::MeasureOutputs(int layer, int thread, int n_threads) {
   }
 }
 
-void RepeatPass::Judge(const Scorer& scorer, Cache& cache) const {
+void RepeatPass::Judge(const Scorer& scorer, const Sink& sink) const {
   const int group = info_.n_heads / info_.n_kv_heads;
   const size_t n = size_t{1} * group * n_judged_;
   std::vector<float> worth(static_cast<size_t>(n_judged_));
@@ -155,7 +155,7 @@ void RepeatPass::Judge(const Scorer& scorer, Cache& cache) const {
         evidence.output_norm = std::span(output_norms_).subspan(offset, n);
       }
       scorer.JudgeRepeat(evidence, worth);
-      cache.SetWorth(layer, h, HeadOf(layer, h).first, worth);
+      sink(layer, h, HeadOf(layer, h).first, worth);
     }
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 #include <vector>
@@ -40,8 +41,11 @@ class RepeatPass {
   // EndChunk. q [n_tokens, n_heads, head_dim], hidden [n_tokens, n_embd].
   void Observe(int layer, const float* q, const float* hidden, int thread, int n_threads);
 
-  // After the last: the worth of every entry judged.
-  void Judge(const Scorer& scorer, Cache& cache) const;
+  // After the last: the worth of the entries judged, head after head; `first` is the index of the
+  // first of them in its head.
+  using Sink =
+      std::function<void(int layer, int kv_head, int64_t first, std::span<const float> worth)>;
+  void Judge(const Scorer& scorer, const Sink& sink) const;
 
  private:
   struct Head {

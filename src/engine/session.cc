@@ -24,11 +24,18 @@ std::string Difference(const Plan& a, const Plan& b) {
   if (a.value_codec != b.value_codec) return differ("value codec", a.value_codec, b.value_codec);
   if (b.keep.kind == Keep::Kind::kAll) return "";  // nothing else matters to it
   if (a.scorer != b.scorer) return differ("scorer", a.scorer, b.scorer);
-  if (a.window != b.window) return differ("window", a.window, b.window);
   if (a.sinks != b.sinks) return differ("number of sinks", a.sinks, b.sinks);
   if (a.skip_layers != b.skip_layers) return differ("skip_layers", a.skip_layers, b.skip_layers);
   if (a.scorer == "random" && a.seed != b.seed) return differ("seed", a.seed, b.seed);
   return SameCalibration(a, b) ? "" : "another calibration";
+}
+
+// The session's plan, had it been given the scorer that judged along.
+Plan WithScorerOf(Plan plan, const Plan& judge) {
+  plan.scorer = judge.scorer;
+  plan.calibration = judge.calibration;
+  plan.seed = judge.seed;
+  return plan;
 }
 
 void CheckForkPlan(const Session::Impl& from, const Plan& plan) {
@@ -38,10 +45,14 @@ void CheckForkPlan(const Session::Impl& from, const Plan& plan) {
          "the fork is to keep {}, but the session keeps everything and has judged nothing",
          plan.keep.ToString());
   }
-  const std::string difference = Difference(from.plan, plan);
+  std::string difference = Difference(from.plan, plan);
+  for (const SideJudge& side : from.side_judges) {
+    if (difference.empty()) break;
+    difference = Difference(WithScorerOf(from.plan, side.plan()), plan);
+  }
   if (!difference.empty()) {
     Fail(ErrorCode::kInvalidArgument,
-         "the plan of a fork has {}; only keep, budget and memory limits may be others",
+         "the plan of a fork has {}; only keep, budget, window and memory limits may be others",
          difference);
   }
 }
@@ -79,11 +90,22 @@ std::span<const float> Session::Next(Token token) {
   return impl_->logits;
 }
 
-Session Session::Fork() { return Session(ForkImpl(*impl_, impl_->plan)); }
+Session Session::Fork() {
+  auto fork = ForkImpl(*impl_, impl_->plan);
+  fork->side_judges = impl_->side_judges;
+  return Session(std::move(fork));
+}
 
 Session Session::Fork(const Plan& plan) {
   CheckForkPlan(*impl_, plan);
   auto fork = ForkImpl(*impl_, plan);
+  if (!Difference(impl_->plan, plan).empty()) {
+    for (const SideJudge& side : impl_->side_judges) {
+      if (!Difference(WithScorerOf(impl_->plan, side.plan()), plan).empty()) continue;
+      side.Give(plan.skip_layers, fork->cache);
+      break;
+    }
+  }
   fork->SettleNow();
   return Session(std::move(fork));
 }
@@ -102,6 +124,7 @@ void Session::DropTail(int64_t n_tokens) {
   impl.n_judged = std::min(impl.n_judged, n_tokens);
   impl.text_begin = std::min(impl.text_begin, n_tokens);
   impl.n_settled = std::min(impl.n_settled, n_tokens);
+  for (SideJudge& side : impl.side_judges) side.Resize(n_tokens);
   impl.logits.clear();
 }
 

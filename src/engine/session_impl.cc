@@ -73,6 +73,14 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
   if (!backend_) Fail(ErrorCode::kIo, "ggml has no CPU backend");
+  if (!options.also_judge.empty() && !EvictsNothing(plan)) {
+    Fail(ErrorCode::kInvalidArgument,
+         "other scorers can only judge along where nothing is evicted, but the plan keeps {}",
+         plan.keep.ToString());
+  }
+  for (const Plan& other : options.also_judge) {
+    side_judges.emplace_back(other, model.info());
+  }
   ggml_backend_cpu_set_n_threads(backend_.get(), n_threads);
   ggml_backend_cpu_set_abort_callback(
       backend_.get(),
@@ -100,32 +108,31 @@ void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* 
 
 // Threads share the tokens where the scorer judges all KV heads of a token at once, otherwise the
 // (KV head, token) pairs, in equal runs.
-void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v,
-                           const ggml_tensor& hidden, int thread, int n_threads_now) {
+template <typename Sink>
+void Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
+                          const ggml_tensor& v, const ggml_tensor& hidden, int thread,
+                          int n_threads_now, const Sink& sink) const {
   const ModelInfo& info = model.info();
   const size_t head_dim = static_cast<size_t>(info.head_dim);
   const size_t stride = head_dim * info.n_kv_heads;
   const int n_tokens = static_cast<int>(k.ne[2]);
-  const float* rows = static_cast<const float*>(hidden.data);
-  const size_t n_embd = static_cast<size_t>(info.n_embd);
-  if (thread == 0 && hidden_tap_ && !repeat_pass_) {
-    hidden_tap_(layer, static_cast<int32_t>(n_read), n_tokens, rows);
-  }
   const auto slice = [&](const ggml_tensor& all, int kv_head, size_t first, size_t n) {
     return MatrixView<const float>{
         static_cast<const float*>(all.data) + first * stride + kv_head * head_dim, n, head_dim,
         stride};
   };
   std::vector<float> worth;
-  if (Compressed(layer) && !pinning_ && scorer_->needs().hidden_states) {
+  if (scorer != nullptr && !pinning_ && scorer->needs().hidden_states) {
     const size_t first = static_cast<size_t>(int64_t{n_tokens} * thread / n_threads_now);
     const size_t n = static_cast<size_t>(int64_t{n_tokens} * (thread + 1) / n_threads_now) - first;
     if (n == 0) return;
+    const size_t n_embd = static_cast<size_t>(info.n_embd);
     worth.resize(info.n_kv_heads * n);
-    scorer_->ScoreHidden({layer, {rows + first * n_embd, n, n_embd, n_embd}}, worth);
+    const float* rows = static_cast<const float*>(hidden.data) + first * n_embd;
+    scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}}, worth);
     for (int h = 0; h < info.n_kv_heads; ++h) {
-      cache.Write(layer, h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),
-                  std::span(worth).subspan(h * n, n));
+      sink(h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),
+           std::span<const float>(worth).subspan(h * n, n));
     }
     return;
   }
@@ -137,16 +144,37 @@ void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v
     const size_t n = static_cast<size_t>(std::min<int64_t>(n_tokens - first, end - pair));
     const auto keys = slice(k, kv_head, static_cast<size_t>(first), n);
     const auto values = slice(v, kv_head, static_cast<size_t>(first), n);
-    if (Compressed(layer) && pinning_) {
+    if (scorer != nullptr && pinning_) {
       worth.assign(n, std::numeric_limits<float>::infinity());
-    } else if (Compressed(layer)) {
+    } else if (scorer != nullptr) {
       worth.resize(n);
-      scorer_->Score(
+      scorer->Score(
           {layer, kv_head, cache.ChunkPositions(layer, kv_head).subspan(first, n), keys, values},
           worth);
     }
-    cache.Write(layer, kv_head, first, keys, values, worth);
+    sink(kv_head, first, keys, values, std::span<const float>(worth));
     pair += static_cast<int64_t>(n);
+  }
+}
+
+void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v,
+                           const ggml_tensor& hidden, int thread, int n_threads_now) {
+  if (thread == 0 && hidden_tap_ && !repeat_pass_) {
+    hidden_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(k.ne[2]),
+                static_cast<const float*>(hidden.data));
+  }
+  Judge(Compressed(layer) ? scorer_.get() : nullptr, layer, k, v, hidden, thread, n_threads_now,
+        [&](int kv_head, int first, const MatrixView<const float>& keys,
+            const MatrixView<const float>& values, std::span<const float> worth) {
+          cache.Write(layer, kv_head, first, keys, values, worth);
+        });
+  if (!Compressed(layer) || repeat_pass_) return;
+  for (SideJudge& side : side_judges) {
+    if (side.repeats()) continue;  // +infinity until then, as Resize leaves it
+    Judge(
+        &side.scorer(), layer, k, v, hidden, thread, n_threads_now,
+        [&](int kv_head, int first, const MatrixView<const float>&, const MatrixView<const float>&,
+            std::span<const float> worth) { side.Set(layer, kv_head, n_read + first, worth); });
   }
 }
 
@@ -218,6 +246,9 @@ Graph& Session::Impl::Compute(std::span<const Token> chunk, int64_t first_positi
 
 Graph& Session::Impl::RunChunk(std::span<const Token> chunk, Output output) {
   tokens.reserve(tokens.size() + chunk.size());
+  for (SideJudge& side : side_judges) {
+    side.Resize(n_read + static_cast<int64_t>(chunk.size()));
+  }
   Graph& graph = Compute(chunk, n_read, output);
   n_read += static_cast<int64_t>(chunk.size());
   tokens.insert(tokens.end(), chunk.begin(), chunk.end());
@@ -272,46 +303,72 @@ void Session::Impl::SettleNow() {
 
 int64_t Session::Impl::RepeatTokens(int64_t n_total) const {
   if (plan.skip_layers == model.info().n_layers) return 0;
+  const int64_t n_judges =
+      (Repeats() ? 1 : 0) + std::count_if(side_judges.begin(), side_judges.end(),
+                                          [](const SideJudge& side) { return side.repeats(); });
   int64_t n = 0;
   for (int64_t begin = n_judged; begin < n_total; begin += kRepeatChunk) {
     n += RepeatPromptTokens(model.tokenizer(), begin, std::min(begin + kRepeatChunk, n_total),
                             begin == text_begin);
   }
-  return n;
+  return n * n_judges;
+}
+
+std::vector<Session::Impl::RepeatJudge> Session::Impl::RepeatJudges() {
+  std::vector<RepeatJudge> judges;
+  if (Repeats()) {
+    judges.push_back({scorer_.get(),
+                      [this](int layer, int kv_head, int64_t first, std::span<const float> worth) {
+                        cache.SetWorth(layer, kv_head, first, worth);
+                      }});
+  }
+  for (SideJudge& side : side_judges) {
+    if (!side.repeats()) continue;
+    judges.push_back({&side.scorer(),
+                      [&side](int layer, int kv_head, int64_t first, std::span<const float> worth) {
+                        side.Set(layer, kv_head, first, worth);
+                      }});
+  }
+  return judges;
 }
 
 void Session::Impl::JudgeByRepeating(const std::function<void(int64_t n_tokens)>& progress) {
   if (plan.skip_layers == model.info().n_layers) return;
   const double start = Now();
+  const std::vector<RepeatJudge> judges = RepeatJudges();
   while (n_judged < n_read) {
     const int64_t end = std::min(n_judged + kRepeatChunk, n_read);
     // The first chunk of a text is whatever follows what was pinned.
     const bool is_first = n_judged == text_begin;
     const std::vector<Token> prompt =
         RepeatPrompt(model.tokenizer(), tokens, n_judged, end, is_first);
-    repeat_pass_ = std::make_unique<RepeatPass>(model, scorer_->needs(), cache, plan.skip_layers,
-                                                plan.sinks, n_judged, end, n_read, n_threads);
-    const double attention_before = times.attention_s;
-    try {
-      for (size_t done = 0; done < prompt.size();) {
-        const auto left = std::span(prompt).subspan(done);
-        const auto chunk = left.first(std::min<size_t>(left.size(), static_cast<size_t>(n_batch)));
-        repeat_pass_->Prepare(static_cast<int>(chunk.size()));
-        Compute(chunk, n_read + static_cast<int64_t>(done), Output::kQueries);
-        done += chunk.size();
-        progress(static_cast<int64_t>(chunk.size()));
+    for (const RepeatJudge& judge : judges) {
+      repeat_pass_ =
+          std::make_unique<RepeatPass>(model, judge.scorer->needs(), cache, plan.skip_layers,
+                                       plan.sinks, n_judged, end, n_read, n_threads);
+      const double attention_before = times.attention_s;
+      try {
+        for (size_t done = 0; done < prompt.size();) {
+          const auto left = std::span(prompt).subspan(done);
+          const auto chunk =
+              left.first(std::min<size_t>(left.size(), static_cast<size_t>(n_batch)));
+          repeat_pass_->Prepare(static_cast<int>(chunk.size()));
+          Compute(chunk, n_read + static_cast<int64_t>(done), Output::kQueries);
+          done += chunk.size();
+          progress(static_cast<int64_t>(chunk.size()));
+        }
+      } catch (...) {
+        repeat_pass_.reset();
+        cache.DropFrom(static_cast<int32_t>(n_read));
+        cache.Trim();
+        times.score_s += Now() - start;
+        throw;
       }
-    } catch (...) {
-      repeat_pass_.reset();
+      times.attention_s = attention_before;
       cache.DropFrom(static_cast<int32_t>(n_read));
-      cache.Trim();
-      times.score_s += Now() - start;
-      throw;
+      repeat_pass_->Judge(*judge.scorer, judge.sink);
+      repeat_pass_.reset();
     }
-    times.attention_s = attention_before;
-    cache.DropFrom(static_cast<int32_t>(n_read));
-    repeat_pass_->Judge(*scorer_, cache);
-    repeat_pass_.reset();
     n_judged = end;
   }
   times.score_s += Now() - start;
@@ -348,7 +405,7 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
   const int64_t n_total = n_read + static_cast<int64_t>(text.size());
   KeptPerHead(n_total);  // throws before anything is read
   const double begin = Now();
-  const bool judges = Repeats() && !options.pin;
+  const bool judges = !options.pin && RepeatTokens(n_total) > 0;
   const bool chunkwise =
       judges && (plan.chunkwise || ExceedsLimit(static_cast<int64_t>(text.size())));
   const int64_t n_work = n_total - n_before + (judges ? RepeatTokens(n_total) : 0);

@@ -13,12 +13,18 @@
 #include "budgets/budget.h"
 #include "cache/cache.h"
 #include "engine/repeat_pass.h"
+#include "engine/side_judge.h"
 #include "model/graph.h"
 #include "model/model_impl.h"
 #include "pith/session.h"
 #include "scorers/scorer.h"
 
 namespace pith {
+
+// Entries are judged, so that a fork can evict, but the plan itself never does.
+inline bool EvictsNothing(const Plan& plan) {
+  return plan.keep.kind == Keep::Kind::kFraction && plan.keep.fraction >= 1.0;
+}
 
 class Session::Impl {
  public:
@@ -54,6 +60,7 @@ class Session::Impl {
   int64_t text_begin = 0;     // first token of the text that a repeat pass repeats
   int64_t n_settled = 0;      // n_read when entries were last compared with a tau
   std::vector<float> logits;
+  std::vector<SideJudge> side_judges;  // SessionOptions::also_judge
   TimeStats times;
   std::atomic<bool> cancelled = false;
 
@@ -67,6 +74,12 @@ class Session::Impl {
   static void AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
   void Append(int layer, const ggml_tensor& k, const ggml_tensor& v, const ggml_tensor& hidden,
               int thread, int n_threads);
+  // Has a scorer judge this thread's share of the entries that are appended, and hands them on:
+  // sink(kv_head, first, keys, values, worth), with `first` counted from the chunk's first.
+  // `scorer` may be null, worth is empty then.
+  template <typename Sink>
+  void Judge(const Scorer* scorer, int layer, const ggml_tensor& k, const ggml_tensor& v,
+             const ggml_tensor& hidden, int thread, int n_threads, const Sink& sink) const;
   void Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out, int thread,
               int n_threads);
 
@@ -86,6 +99,12 @@ class Session::Impl {
   // Tokens that it will read for that once `n_total` are read.
   int64_t RepeatTokens(int64_t n_total) const;
   bool Repeats() const { return scorer_ && scorer_->needs().repeat_pass; }
+  // The session's own scorer, if it judges by repeating, and the others that do.
+  struct RepeatJudge {
+    const Scorer* scorer;
+    RepeatPass::Sink sink;
+  };
+  std::vector<RepeatJudge> RepeatJudges();
   // Whether `n_new` more tokens, read and judged as a whole, need more memory than the plan allows.
   bool ExceedsLimit(int64_t n_new) const;
   Graph& GraphFor(int n_tokens, Output output);

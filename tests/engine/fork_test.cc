@@ -157,15 +157,57 @@ TEST(Fork, AnotherKeepIsAppliedAtOnce) {
   EXPECT_TRUE(ContentsOf(read) == before);
 }
 
+// One reading serves scorers of keys, of hidden states and of a repeat pass.
+TEST(Fork, GoesOnWithAnyScorerThatJudgedAlong) {
+  const auto text = EssayTokens("worked", 300);
+  const auto calibration =
+      std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
+  std::vector<Plan> plans;
+  for (const char* scorer : {"knorm", "kvzap", "qfilter", "kvzip", "kvzip+"}) {
+    plans.push_back(KeepPlan("40%", scorer));
+    plans.back().calibration = calibration;
+  }
+  for (const size_t own : {size_t{0}, size_t{3}}) {
+    Plan everything = plans[own];
+    everything.keep.fraction = 1.0;
+    SessionOptions options{.n_batch = 128, .n_threads = 1};
+    options.also_judge = plans;
+    Session read(DefaultModel(), everything, options);
+    ReadOptions pinned;
+    pinned.pin = true;
+    read.Read(std::span(text).first(7), pinned);
+    read.Read(std::span(text).subspan(7));
+    Session copy = read.Fork();
+    for (const Plan& plan : plans) {
+      Session fork = (plan.scorer == "qfilter" ? copy : read).Fork(plan);
+      Plan alone = plan;
+      alone.keep.fraction = 1.0;
+      Session judged(DefaultModel(), alone, {.n_batch = 128, .n_threads = 1});
+      judged.Read(std::span(text).first(7), pinned);
+      judged.Read(std::span(text).subspan(7));
+      Session direct = judged.Fork(plan);
+      EXPECT_EQ(fork.plan().scorer, plan.scorer);
+      EXPECT_EQ(fork.stats().entries, direct.stats().entries) << plan.scorer;
+      EXPECT_TRUE(ContentsOf(fork) == ContentsOf(direct)) << plan.scorer;
+    }
+    Plan other = plans[0];
+    other.scorer = "streaming_llm";
+    ExpectRefused([&] { read.Fork(other); }, "scorer");
+    other = plans[0];
+    other.window = 32;
+    EXPECT_GE(read.Fork(other).stats().entries, 300 * 36);
+  }
+  SessionOptions options;
+  options.also_judge = plans;
+  ExpectRefused([&] { Session(DefaultModel(), KeepPlan("25%"), options); }, "judge along");
+}
+
 TEST(Fork, WhatWasJudgedOtherwiseIsRefused) {
   const auto text = EssayTokens("worked", 50);
   Session session(DefaultModel(), KeepPlan("50%"), OneThread());
   session.Read(text);
   Plan plan = KeepPlan("25%", "random");
   ExpectRefused([&] { session.Fork(plan); }, "scorer");
-  plan = KeepPlan("25%");
-  plan.window = 17;
-  ExpectRefused([&] { session.Fork(plan); }, "window");
   plan = KeepPlan("25%");
   plan.sinks = 5;
   ExpectRefused([&] { session.Fork(plan); }, "sinks");
