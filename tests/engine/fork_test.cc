@@ -159,7 +159,7 @@ TEST(Fork, AnotherKeepIsAppliedAtOnce) {
 
 // One reading serves scorers of keys, of hidden states and of a repeat pass.
 TEST(Fork, GoesOnWithAnyScorerThatJudgedAlong) {
-  const auto text = EssayTokens("worked", 300);
+  const auto text = EssayTokens("worked", 120);
   const auto calibration =
       std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
   std::vector<Plan> plans;
@@ -167,35 +167,38 @@ TEST(Fork, GoesOnWithAnyScorerThatJudgedAlong) {
     plans.push_back(KeepPlan("40%", scorer));
     plans.back().calibration = calibration;
   }
-  for (const size_t own : {size_t{0}, size_t{3}}) {
-    Plan everything = plans[own];
-    everything.keep.fraction = 1.0;
-    SessionOptions options{.n_batch = 128, .n_threads = 1};
-    options.also_judge = plans;
-    Session read(DefaultModel(), everything, options);
+  const auto read = [&](Plan own, std::vector<Plan> also_judge) {
+    own.keep.fraction = 1.0;
+    Session session(DefaultModel(), own,
+                    {.n_batch = 50, .n_threads = 1, .n_ctx = 0, .also_judge = also_judge});
     ReadOptions pinned;
     pinned.pin = true;
-    read.Read(std::span(text).first(7), pinned);
-    read.Read(std::span(text).subspan(7));
-    Session copy = read.Fork();
-    for (const Plan& plan : plans) {
-      Session fork = (plan.scorer == "qfilter" ? copy : read).Fork(plan);
-      Plan alone = plan;
-      alone.keep.fraction = 1.0;
-      Session judged(DefaultModel(), alone, {.n_batch = 128, .n_threads = 1});
-      judged.Read(std::span(text).first(7), pinned);
-      judged.Read(std::span(text).subspan(7));
-      Session direct = judged.Fork(plan);
-      EXPECT_EQ(fork.plan().scorer, plan.scorer);
-      EXPECT_EQ(fork.stats().entries, direct.stats().entries) << plan.scorer;
-      EXPECT_TRUE(ContentsOf(fork) == ContentsOf(direct)) << plan.scorer;
+    session.Read(std::span(text).first(7), pinned);
+    session.Read(std::span(text).subspan(7));
+    return session;
+  };
+  std::vector<Contents> expected;
+  for (const Plan& plan : plans) {
+    Session alone = read(plan, {});
+    Session fork = alone.Fork(plan);
+    expected.push_back(ContentsOf(fork));
+  }
+  for (const size_t own : {size_t{0}, size_t{3}}) {
+    Session session = read(plans[own], plans);
+    Session copy = session.Fork();
+    for (size_t i = 0; i < plans.size(); ++i) {
+      Session fork = (i % 2 == 0 ? copy : session).Fork(plans[i]);
+      EXPECT_EQ(fork.plan().scorer, plans[i].scorer);
+      EXPECT_TRUE(ContentsOf(fork) == expected[i]) << plans[i].scorer;
     }
     Plan other = plans[0];
     other.scorer = "streaming_llm";
-    ExpectRefused([&] { read.Fork(other); }, "scorer");
+    ExpectRefused([&] { session.Fork(other); }, "scorer");
     other = plans[0];
-    other.window = 32;
-    EXPECT_GE(read.Fork(other).stats().entries, 300 * 36);
+    other.keep = Keep::Parse("54");
+    other.window = 50;
+    EXPECT_EQ(session.Fork(other).stats().entries,
+              int64_t{54} * static_cast<int64_t>(session.stats().heads.size()));
   }
   SessionOptions options;
   options.also_judge = plans;
