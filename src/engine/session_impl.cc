@@ -109,9 +109,9 @@ void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* 
 // Threads share the tokens where the scorer judges all KV heads of a token at once, otherwise the
 // (KV head, token) pairs, in equal runs.
 template <typename Sink>
-void Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
-                          const ggml_tensor& v, const ggml_tensor& hidden, int thread,
-                          int n_threads_now, const Sink& sink) const {
+double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
+                            const ggml_tensor& v, const ggml_tensor& hidden, int thread,
+                            int n_threads_now, const Sink& sink) const {
   const ModelInfo& info = model.info();
   const size_t head_dim = static_cast<size_t>(info.head_dim);
   const size_t stride = head_dim * info.n_kv_heads;
@@ -125,17 +125,20 @@ void Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
   if (scorer != nullptr && !pinning_ && scorer->needs().hidden_states) {
     const size_t first = static_cast<size_t>(int64_t{n_tokens} * thread / n_threads_now);
     const size_t n = static_cast<size_t>(int64_t{n_tokens} * (thread + 1) / n_threads_now) - first;
-    if (n == 0) return;
+    if (n == 0) return 0;
     const size_t n_embd = static_cast<size_t>(info.n_embd);
     worth.resize(info.n_kv_heads * n);
     const float* rows = static_cast<const float*>(hidden.data) + first * n_embd;
+    const double begin = Now();
     scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}}, worth);
+    const double seconds = Now() - begin;
     for (int h = 0; h < info.n_kv_heads; ++h) {
       sink(h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),
            std::span<const float>(worth).subspan(h * n, n));
     }
-    return;
+    return seconds;
   }
+  double seconds = 0;
   const int64_t n_pairs = int64_t{info.n_kv_heads} * n_tokens;
   const int64_t end = n_pairs * (thread + 1) / n_threads_now;
   for (int64_t pair = n_pairs * thread / n_threads_now; pair < end;) {
@@ -148,13 +151,15 @@ void Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
       worth.assign(n, std::numeric_limits<float>::infinity());
     } else if (scorer != nullptr) {
       worth.resize(n);
-      scorer->Score(
-          {layer, kv_head, cache.ChunkPositions(layer, kv_head).subspan(first, n), keys, values},
-          worth);
+      const auto positions = cache.ChunkPositions(layer, kv_head).subspan(first, n);
+      const double begin = Now();
+      scorer->Score({layer, kv_head, positions, keys, values}, worth);
+      seconds += Now() - begin;
     }
     sink(kv_head, first, keys, values, std::span<const float>(worth));
     pair += static_cast<int64_t>(n);
   }
+  return seconds;
 }
 
 void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v,
@@ -163,11 +168,14 @@ void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v
     hidden_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(k.ne[2]),
                 static_cast<const float*>(hidden.data));
   }
-  Judge(Compressed(layer) ? scorer_.get() : nullptr, layer, k, v, hidden, thread, n_threads_now,
-        [&](int kv_head, int first, const MatrixView<const float>& keys,
-            const MatrixView<const float>& values, std::span<const float> worth) {
-          cache.Write(layer, kv_head, first, keys, values, worth);
-        });
+  const double seconds =
+      Judge(Compressed(layer) ? scorer_.get() : nullptr, layer, k, v, hidden, thread, n_threads_now,
+            [&](int kv_head, int first, const MatrixView<const float>& keys,
+                const MatrixView<const float>& values, std::span<const float> worth) {
+              cache.Write(layer, kv_head, first, keys, values, worth);
+            });
+  // The last thread's share is never smaller than another's.
+  if (thread == n_threads_now - 1) times.judge_s += seconds;
   if (!Compressed(layer) || repeat_pass_) return;
   for (SideJudge& side : side_judges) {
     if (side.repeats()) continue;  // +infinity until then, as Resize leaves it

@@ -76,10 +76,10 @@ class Session::Impl {
               int thread, int n_threads);
   // Has a scorer judge this thread's share of the entries that are appended, and hands them on:
   // sink(kv_head, first, keys, values, worth), with `first` counted from the chunk's first.
-  // `scorer` may be null, worth is empty then.
+  // `scorer` may be null, worth is empty then. Returns the seconds that the scorer took.
   template <typename Sink>
-  void Judge(const Scorer* scorer, int layer, const ggml_tensor& k, const ggml_tensor& v,
-             const ggml_tensor& hidden, int thread, int n_threads, const Sink& sink) const;
+  double Judge(const Scorer* scorer, int layer, const ggml_tensor& k, const ggml_tensor& v,
+               const ggml_tensor& hidden, int thread, int n_threads, const Sink& sink) const;
   void Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out, int thread,
               int n_threads);
 
