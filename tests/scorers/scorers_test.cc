@@ -105,7 +105,11 @@ Calibration GoldenSurrogate(const SafeTensors& golden, int layer, bool mlp) {
   surrogate.n_embd = 576;
   surrogate.n_kv_heads = 3;
   surrogate.n_hidden = mlp ? 72 : 0;
-  surrogate.layers.resize(30);
+  KvzapLayer zeros;
+  if (mlp) zeros = {std::vector<float>(72 * 576), std::vector<float>(72), {}, {}};
+  zeros.weight.resize(3 * (mlp ? 72 : 576));
+  zeros.bias.resize(3);
+  surrogate.layers.resize(30, zeros);
   KvzapLayer& target = surrogate.layers[layer];
   if (mlp) {
     target = {values("kvzap.mlp.0.weight"), values("kvzap.mlp.0.bias"),
@@ -163,6 +167,12 @@ TEST(Kvzap, NeedsASurrogateOfTheModel) {
   ExpectError(ErrorCode::kInvalidArgument, "this one has none", [&] { MakeScorer(plan, model); });
   plan.calibration = std::make_shared<Calibration>(GoldenSurrogate(golden, 3, true));
   EXPECT_NE(MakeScorer(plan, model), nullptr);
+  auto broken = std::make_shared<Calibration>(GoldenSurrogate(golden, 3, true));
+  broken->kvzap->layers[7].bias_in.pop_back();
+  Plan bad = plan;
+  bad.calibration = broken;
+  ExpectError(ErrorCode::kInvalidArgument, "layer 7 of the surrogate",
+              [&] { MakeScorer(bad, model); });
   ModelInfo narrow = model;
   narrow.n_embd = 512;
   ExpectError(ErrorCode::kMismatch, "hidden states of 576", [&] { MakeScorer(plan, narrow); });
