@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Measures pith and llama.cpp side by side and prints medians and ratios.
 
-Each round runs `pith bench` and peer_llama once, in alternating order, so that what slows the machine
-down slows both. Speeds of one run mean little on a shared machine; the ratio of medians is the claim.
+Each round runs peer_llama and, for every budget, `pith bench` once, in alternating order, so that what
+slows the machine down slows all. Speeds of one run mean little on a shared machine; the ratio of
+medians is the claim. Every run is a process of its own, so that its peak of resident memory is its own.
 
     bench/compare.py -d 512,2048,8192 --rounds 5
+    bench/compare.py -d 8192 --scorer kvzap --keep 100%,25% -f TEXT --rounds 3
 """
 import argparse
 import json
@@ -14,6 +16,10 @@ import shlex
 import statistics
 import subprocess
 import sys
+
+# Of a record: what medians are taken of.
+MEASURED = ("prefill_tps", "decode_ms", "attention_ms", "prefill_s", "prefill_judge_s",
+            "prefill_attention_s", "kv_bytes", "kv_bytes_peak", "peak_resident_bytes")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -44,18 +50,23 @@ def median_records(rounds):
     merged = {}
     for key, records in by_key.items():
         merged[key] = dict(records[0])
-        for field in ("prefill_tps", "decode_ms", "kv_bytes"):
-            merged[key][field] = statistics.median(record[field] for record in records)
+        for field in MEASURED:
+            if field in records[0]:
+                merged[key][field] = statistics.median(record[field] for record in records)
     return merged
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-m", dest="model", default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("-m", "--model", dest="model", default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("-d", dest="depths", default="512,2048,8192", help="rising, with commas")
     parser.add_argument("-t", dest="threads", default="2")
     parser.add_argument("--keep", default="100%", help="pith's budgets, with commas")
-    parser.add_argument("--scorer", default="qfilter", help="pith's scorer")
+    parser.add_argument("--scorer", help="pith's scorer (default: its own)")
+    parser.add_argument("--budget", help="pith's budget (default: its own)")
+    parser.add_argument("--calibration", help="for the scorer (default: the one that pith finds)")
+    parser.add_argument("-f", dest="file", help="text that pith reads (default: random tokens)")
+    parser.add_argument("--decode", default="24", help="steps of generation at each depth")
     parser.add_argument("--kv", default="f16", help="llama.cpp's type of K and V")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pith", default=ROOT / "build/release/bin/pith")
@@ -69,19 +80,29 @@ def parse_arguments():
 
 
 def measure(arguments):
-    common = ["-m", arguments.model, "-d", arguments.depths, "-t", arguments.threads, "--json"]
-    commands = {
-        "pith": [arguments.pith, "bench", *common, "--keep", arguments.keep,
-                 "--scorer", arguments.scorer],
-        "peer": [arguments.peer, *common, "--kv", arguments.kv],
-    }
+    common = ["-m", arguments.model, "-d", arguments.depths, "-t", arguments.threads,
+              "--decode", arguments.decode, "--json"]
+    commands = {"llama.cpp": [arguments.peer, *common, "--kv", arguments.kv]}
+    for keep in arguments.keep.split(","):
+        command = commands[f"pith {keep}"] = [arguments.pith, "bench", *common, "--keep", keep]
+        for flag in ("scorer", "budget", "calibration", "file"):
+            if getattr(arguments, flag):
+                command += [f"--{flag}", getattr(arguments, flag)]
     rounds = {name: [] for name in commands}
     for i in range(arguments.rounds):
         order = list(commands) if i % 2 == 0 else list(reversed(commands))
         for name in order:
             print(f"round {i + 1} of {arguments.rounds}: {name}", file=sys.stderr)
             rounds[name].append(run_json(commands[name]))
-    return median_records(rounds["pith"]), median_records(rounds["peer"])
+    peer = median_records(rounds.pop("llama.cpp"))
+    pith = {}
+    for records in rounds.values():
+        pith.update(median_records(records))
+    return pith, peer
+
+
+def mib(record, field):
+    return f"{record[field] / 2**20:.1f}"
 
 
 def print_table(arguments, pith, peer):
@@ -91,17 +112,18 @@ def print_table(arguments, pith, peer):
     print()
     print("    " + shlex.join(["bench/compare.py", *sys.argv[1:]]))
     print()
-    print("| depth | keep | prefill t/s | llama.cpp | ratio | decode ms | llama.cpp | ratio "
-          "| KV MiB | llama.cpp |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| depth | keep | KV MiB | llama.cpp | resident MiB | llama.cpp "
+          "| prefill t/s | llama.cpp | ratio | decode ms | llama.cpp | ratio |")
+    print("|" + " --- |" * 12)
     for (depth, keep), ours in sorted(pith.items()):
         theirs = peer[(depth, "100%")]
         print(f"| {depth:,} | {keep} "
+              f"| {mib(ours, 'kv_bytes')} | {mib(theirs, 'kv_bytes')} "
+              f"| {mib(ours, 'peak_resident_bytes')} | {mib(theirs, 'peak_resident_bytes')} "
               f"| {ours['prefill_tps']:.0f} | {theirs['prefill_tps']:.0f} "
               f"| {ours['prefill_tps'] / theirs['prefill_tps']:.2f} "
               f"| {ours['decode_ms']:.1f} | {theirs['decode_ms']:.1f} "
-              f"| {theirs['decode_ms'] / ours['decode_ms']:.2f} "
-              f"| {ours['kv_bytes'] / 2**20:.1f} | {theirs['kv_bytes'] / 2**20:.1f} |")
+              f"| {theirs['decode_ms'] / ours['decode_ms']:.2f} |")
 
 
 def main():

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 
 #include "attention/attention.h"
@@ -13,6 +14,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
+#include "engine/synthetic_read.h"
 
 namespace pith::cli {
 namespace {
@@ -24,16 +26,20 @@ double Since(Clock::time_point start) {
 }
 
 struct Record {
+  int64_t synthetic = 0;      // tokens of the depth that were made up instead of read
   int64_t segment_start = 0;  // the tokens [segment_start, segment_end) were read at once
   int64_t segment_end = 0;
   double prefill_s = 0;
   double prefill_attention_s = 0;
+  double prefill_judge_s = 0;
   double prefill_score_s = 0;
   double prefill_settle_s = 0;
   std::vector<double> decode_s;  // of each step, sorted; the last one reaches the depth
   double decode_attention_s = 0;
+  double decode_judge_s = 0;
   double decode_settle_s = 0;
   CacheStats stats;
+  uint64_t peak_resident_bytes = 0;  // of the process so far
 };
 
 double Median(const std::vector<double>& sorted) {
@@ -85,10 +91,17 @@ std::vector<Token> BenchTokens(const Model& model, const std::string& file, size
 
 // Reads on to `depth`. The decode steps are the last tokens on the way to it, so that the next
 // segment starts at exactly this depth and a depth may be the model's whole context.
-Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, int n_decode) {
+//
+// With `batch`, only so many tokens before the decode steps are read and all before them made up.
+Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, int n_decode,
+               std::optional<int> batch) {
   Record record;
-  record.segment_start = session.n_read();
   record.segment_end = depth - n_decode;
+  if (batch) {
+    record.synthetic = std::max<int64_t>(0, record.segment_end - *batch - session.n_read());
+    ReadSynthetic(session, record.synthetic, static_cast<uint64_t>(depth));
+  }
+  record.segment_start = session.n_read();
   const TimeStats before = session.times();
   {
     ProgressBar bar("reading", "tokens");
@@ -105,6 +118,7 @@ Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, i
   }
   const TimeStats read = session.times();
   record.prefill_attention_s = read.attention_s - before.attention_s;
+  record.prefill_judge_s = read.judge_s - before.judge_s;
   record.prefill_score_s = read.score_s - before.score_s;
   record.prefill_settle_s = read.settle_s - before.settle_s;
   for (int64_t at = record.segment_end; at < depth; ++at) {
@@ -114,10 +128,38 @@ Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, i
   }
   const TimeStats decoded = session.times();
   record.decode_attention_s = decoded.attention_s - read.attention_s;
+  record.decode_judge_s = decoded.judge_s - read.judge_s;
   record.decode_settle_s = decoded.settle_s - read.settle_s;
   std::sort(record.decode_s.begin(), record.decode_s.end());
   record.stats = session.stats();
+  record.peak_resident_bytes = PeakResidentBytes();
   return record;
+}
+
+// Multiplications and additions that reading a segment takes: the matrices of all layers, attention
+// if nothing were evicted, and a surrogate that judges from the hidden state.
+struct Flops {
+  double matrices = 0;
+  double attention = 0;
+  double judging = 0;
+};
+
+Flops SegmentFlops(const Record& record, const Plan& plan, const ModelInfo& info) {
+  const auto begin = static_cast<double>(record.segment_start);
+  const auto end = static_cast<double>(record.segment_end);
+  const double n_embd = info.n_embd, n_kv_heads = info.n_kv_heads;
+  const double heads = 2.0 * (info.n_heads + info.n_kv_heads);
+  const double per_token = 2.0 * info.n_layers * n_embd;
+  Flops flops;
+  flops.matrices = (end - begin) * per_token * (heads * info.head_dim + 3.0 * info.n_ff);
+  flops.attention = 4.0 * info.n_layers * info.n_heads * info.head_dim *
+                    (end * (end + 1) - begin * (begin + 1)) / 2;
+  if (plan.scorer.starts_with("kvzap") && plan.calibration && plan.calibration->kvzap) {
+    const double n_hidden = plan.calibration->kvzap->n_hidden;
+    const double weights = n_hidden > 0 ? n_hidden * (n_embd + n_kv_heads) : n_embd * n_kv_heads;
+    flops.judging = (end - begin) * 2.0 * (info.n_layers - plan.skip_layers) * weights;
+  }
+  return flops;
 }
 
 nlohmann::ordered_json ToJson(const Record& record, const Plan& plan, const Model& model,
@@ -130,18 +172,26 @@ nlohmann::ordered_json ToJson(const Record& record, const Plan& plan, const Mode
   out["model"] = model.info().name;
   out["weight_type"] = model.info().weight_type;
   out["depth"] = record.stats.tokens;
+  out["synthetic"] = record.synthetic;
   out["segment"] = {record.segment_start, record.segment_end};
+  const Flops flops = SegmentFlops(record, plan, model.info());
+  out["matrix_flops"] = flops.matrices;
+  out["attention_flops"] = flops.attention;
+  out["judge_flops"] = flops.judging;
   out["prefill_tps"] = PerSecond(read, record.prefill_s);
   out["prefill_s"] = record.prefill_s;
   out["prefill_attention_s"] = record.prefill_attention_s;
+  out["prefill_judge_s"] = record.prefill_judge_s;
   out["score_s"] = record.prefill_score_s;
   out["prefill_settle_s"] = record.prefill_settle_s;
   out["decode_ms"] = 1e3 * Median(record.decode_s);
   out["decode_ms_min"] = 1e3 * record.decode_s.front();
   out["decode_steps"] = record.decode_s.size();
   out["attention_ms"] = per_step_ms(record.decode_attention_s);
+  out["judge_ms"] = per_step_ms(record.decode_judge_s);
   out["settle_ms"] = per_step_ms(record.decode_settle_s);
   AddCacheStats(out, record.stats);
+  out["peak_resident_bytes"] = record.peak_resident_bytes;
   AddPlan(out, plan);
   out["batch"] = options.n_batch;
   out["threads"] = options.n_threads;
@@ -170,11 +220,15 @@ int Bench(const Verb& verb, std::span<char* const> arguments) {
   std::vector<std::string> keeps = {"100%"};
   std::string file;
   int n_decode = 24;
+  bool synthetic = false;
   bool json = false;
   CommandLine line(verb.name, verb.summary);
   line.List("-d,--depth", depth_texts, "N,...", "tokens in the context when speed is measured");
   line.Option("--decode", n_decode, "N", "steps of generation measured at each depth");
   line.Option("-f,--file", file, "FILE", "a text to read, repeated (default: random tokens)");
+  line.Flag("--synthetic", synthetic,
+            "fill the cache with made-up entries up to the last batch before each depth, and read "
+            "only that batch");
   line.Flag("--json", json, "print a list of records");
   model_flags.AddTo(line);
   plan_flags.AddTo(line, keeps);
@@ -191,19 +245,28 @@ int Bench(const Verb& verb, std::span<char* const> arguments) {
         fmt::format("depth {} is more than the context of {} tokens", depths.back(), n_ctx));
   }
   const std::vector<Token> tokens = BenchTokens(model, file, static_cast<size_t>(depths.back()));
+  {  // the weights come into memory
+    Session first = MakeSession(model, {}, options);
+    first.Read(std::span(tokens).first(std::min<size_t>(tokens.size(), 32)));
+  }
   nlohmann::ordered_json records = nlohmann::ordered_json::array();
   if (!json) {
     Print(fmt::format(
-        "{}, {} threads, {}, {}\n\n{:>8}  {:>8}  {:>15}  {:>11}  {:>9}  {:>12}  "
+        "{}, {} threads, {}, {}\n{}\n{:>8}  {:>8}  {:>15}  {:>11}  {:>9}  {:>12}  "
         "{:>10}  {:>10}\n",
-        model.info().name, options.n_threads, CurrentSimdLevel(), CpuName(), "depth", "keep",
+        model.info().name, options.n_threads, CurrentSimdLevel(), CpuName(),
+        synthetic ? "entries before the segment read are made up\n" : "", "depth", "keep",
         "segment read", "prefill t/s", "decode ms", "attention ms", "KV", "KV in full"));
   }
   for (const std::string& keep : keeps) {
     const Plan plan = plan_flags.ForModel(model, model_flags.File(), keep);
     Session session = MakeSession(model, plan, options);
+    int64_t n_synthetic = 0;
     for (int64_t depth : depths) {
-      const Record record = Measure(session, tokens, depth, n_decode);
+      Record record = Measure(session, tokens, depth, n_decode,
+                              synthetic ? std::optional(options.n_batch) : std::nullopt);
+      n_synthetic += record.synthetic;
+      record.synthetic = n_synthetic;
       if (json) {
         records.push_back(ToJson(record, plan, model, options));
       } else {

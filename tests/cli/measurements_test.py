@@ -53,6 +53,32 @@ class BenchTest(PithTest):
         self.assertEqual([row.split()[0] for row in rows], ["64", "128"])
 
 
+    def test_depth_without_reading(self):
+        flags = ["--synthetic", "-d", "400,200", "--decode", "4", "-b", "32", "--keep", "100%,50%",
+                 "--scorer", "knorm", *ONE_THREAD]
+        records = self.json("bench", "--json", *flags)
+        self.assertEqual(
+            [(r["keep"], r["depth"], r["synthetic"], r["segment"]) for r in records],
+            [("100%", 200, 164, [164, 196]), ("100%", 400, 328, [364, 396]),
+             ("50%", 200, 164, [164, 196]), ("50%", 400, 328, [364, 396])])
+        for record in records:
+            self.assertEqual(record["tokens"], record["depth"])
+        self.assertEqual(records[1]["entries"], 400 * HEADS)
+        self.assertTrue(0.5 * 395 * HEADS <= records[3]["entries"] <= (200 + 32) * HEADS)
+        self.assertLess(records[3]["kv_bytes"], records[1]["kv_bytes"])
+        # 2 layers, 4 heads of 16 dimensions, 64 and 128 wide; a product is two operations.
+        self.assertEqual(records[2]["attention_flops"], 2 * 4 * 4 * 16 * sum(range(165, 197)))
+        self.assertEqual(records[2]["matrix_flops"], 32 * 2 * 2 * 64 * (12 * 16 + 3 * 128))
+        self.assertIn("made up", self.done("bench", *flags))
+
+    def test_judging_while_reading_is_timed(self):
+        full, judged = self.json("bench", "-d", "200", "--decode", "4", "--keep", "100%,50%",
+                                 "--scorer", "knorm", "--json", *ONE_THREAD)
+        self.assertEqual((full["prefill_judge_s"], full["judge_ms"]), (0, 0))
+        self.assertTrue(0 < judged["prefill_judge_s"] < judged["prefill_s"])
+        self.assertTrue(0 < judged["judge_ms"] < judged["decode_ms"])
+
+
 class CompareTest(PithTest):
     def test_both_sides(self):
         document = self.write("long.txt", FACT * 20)
