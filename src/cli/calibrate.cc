@@ -15,6 +15,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
+#include "pith/error.h"
 
 namespace pith::cli {
 namespace {
@@ -31,7 +32,6 @@ std::string Names(const std::vector<std::string>& files) {
 
 struct KvzapFlags {
   std::string form;  // "linear" or "mlp"; empty: Q-Filters are made
-  std::string from;  // calibration whose Q-Filters are kept
   std::string work;
   KvzapOptions options;
 };
@@ -51,16 +51,45 @@ std::string QualityTable(const KvzapQuality& quality, int n_layers, int n_kv_hea
   return table;
 }
 
-// The calibration that the surrogate is added to.
-Calibration BaseCalibration(const KvzapFlags& flags, const ModelFlags& model_flags,
+// The calibration of which the part that `scorer` needs is kept, while the other is made: the one
+// given, or else the file that is replaced, or else the one that fits the model. Empty if there is
+// none.
+Calibration KeptCalibration(const std::string& given, const std::string& target,
+                            const std::string& scorer, const ModelFlags& model_flags,
                             const Model& model) {
-  if (!flags.from.empty()) {
-    Calibration calibration = Calibration::Load(flags.from);
+  if (!given.empty()) {
+    Calibration calibration = Calibration::Load(given);
     calibration.CheckFits(model.info());
     return calibration;
   }
-  const auto found = FindCalibration(model, model_flags.File(), "qfilter");
-  return found ? *found : Calibration();
+  std::error_code error;
+  const bool is_own =
+      fs::equivalent(target, fs::path(model_flags.File()).replace_extension(".pithcal"), error);
+  try {
+    Calibration calibration = Calibration::Load(target);
+    calibration.CheckFits(model.info());
+    if (HoldsFor(calibration, scorer)) return calibration;
+  } catch (const Error&) {  // nothing of this model's: it is replaced
+    if (is_own) return {};  // and the search below would find it again
+  }
+  const auto found = FindCalibration(model, model_flags.File(), scorer);
+  return found && HoldsFor(*found, scorer) ? *found : Calibration();
+}
+
+// Q-Filters, beside the surrogate of `kept`.
+Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
+                        const CalibrateOptions& options, Calibration kept) {
+  ProgressBar bar("calibrating", "tokens");
+  Calibration calibration = Calibrate(model, texts, options, [&](int64_t done, int64_t total) {
+    bar.Show(done, total);
+    return true;
+  });
+  if (!kept.kvzap) return calibration;
+  calibration.kvzap = std::move(kept.kvzap);
+  for (const auto& [key, value] : kept.metadata) {
+    if (key.starts_with("kvzap_")) calibration.metadata[key] = value;
+  }
+  return calibration;
 }
 
 KvzapQuality MakeSurrogate(const Model& model, std::span<const std::string> texts,
@@ -91,6 +120,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   CalibrateOptions options;
   std::vector<std::string> corpus;
   std::string target;
+  std::string from;
   bool json = false;
   CommandLine line(verb.name, verb.summary);
   model_flags.AddFileTo(line);
@@ -98,6 +128,9 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("-o,--output", target, "FILE", "the calibration to write (.pithcal)");
   line.Option("-s,--seed", options.seed, "N", "seed of the sampling");
   line.Option("-t,--threads", options.n_threads, "N", "threads, 0: one per core");
+  line.Option("--from", from, "FILE",
+              "calibration whose other half is kept: the surrogate, or with --kvzap the Q-Filters "
+              "(default: the file that is replaced, or the one that fits the model)");
   line.Flag("--json", json, "print what was written as JSON");
   line.Group("Q-Filters");
   line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");
@@ -106,8 +139,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   KvzapFlags kvzap;
   line.Group("KVzap");
   line.Option("--kvzap", kvzap.form, "FORM",
-              "train a surrogate for the scorer kvzap instead, linear or mlp, and keep the "
-              "Q-Filters that the model has");
+              "train a surrogate for the scorer kvzap instead, linear or mlp");
   line.Option(
       "--work", kvzap.work, "FOLDER",
       "where samples are kept, so that a killed run goes on (default: the output's name and "
@@ -117,8 +149,6 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("--min-tokens", kvzap.options.min_tokens, "N", "shortest prompt");
   line.Option("--max-tokens", kvzap.options.max_tokens, "N", "longest prompt");
   line.Option("--epochs", kvzap.options.epochs, "N", "passes over the samples, for mlp");
-  line.Option("--from", kvzap.from, "FILE",
-              "calibration whose Q-Filters are kept (default: the one that fits the model)");
   if (!line.Parse(arguments)) return kDone;
   if (corpus.empty()) throw UsageError("which text? Give --corpus FILES");
   if (target.empty()) throw UsageError("where to? Give -o FILE.pithcal");
@@ -137,22 +167,17 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   const Model model = model_flags.Load();
   const auto start = std::chrono::steady_clock::now();
   KvzapQuality quality;
-  Calibration calibration = [&] {
-    if (!kvzap.form.empty()) {
-      kvzap.options.mlp = kvzap.form == "mlp";
-      kvzap.options.seed = options.seed;
-      kvzap.options.n_threads = options.n_threads;
-      kvzap.options.work_folder = kvzap.work.empty() ? target + ".work" : kvzap.work;
-      Calibration base = BaseCalibration(kvzap, model_flags, model);
-      quality = MakeSurrogate(model, texts, kvzap, base);
-      return base;
-    }
-    ProgressBar bar("calibrating", "tokens");
-    return Calibrate(model, texts, options, [&](int64_t done, int64_t total) {
-      bar.Show(done, total);
-      return true;
-    });
-  }();
+  Calibration calibration =
+      KeptCalibration(from, target, kvzap.form.empty() ? "kvzap" : "qfilter", model_flags, model);
+  if (kvzap.form.empty()) {
+    calibration = MakeFilters(model, texts, options, std::move(calibration));
+  } else {
+    kvzap.options.mlp = kvzap.form == "mlp";
+    kvzap.options.seed = options.seed;
+    kvzap.options.n_threads = options.n_threads;
+    kvzap.options.work_folder = kvzap.work.empty() ? target + ".work" : kvzap.work;
+    quality = MakeSurrogate(model, texts, kvzap, calibration);
+  }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   calibration.metadata[kvzap.form.empty() ? kCorpusKey : kKvzapCorpusKey] = Names(corpus);
@@ -180,9 +205,10 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
                       target, kvzap.form, calibration.n_layers, calibration.n_kv_heads,
                       FormatBytes(bytes), kvzap.options.n_prompts, FormatDuration(seconds)));
   } else {
-    Print(fmt::format("{}: filters of {} layers x {} KV heads, {}, from {} sequences in {}\n",
+    Print(fmt::format("{}: filters of {} layers x {} KV heads, {}, from {} sequences in {}{}\n",
                       target, calibration.n_layers, calibration.n_kv_heads, FormatBytes(bytes),
-                      options.n_sequences, FormatDuration(seconds)));
+                      options.n_sequences, FormatDuration(seconds),
+                      calibration.kvzap ? "; the surrogate was kept" : ""));
   }
   return kDone;
 }
