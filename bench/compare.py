@@ -14,31 +14,15 @@ import os
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
+
+from measuring import Runner, cpu_name
 
 # Of a record: what medians are taken of.
 MEASURED = ("prefill_tps", "decode_ms", "attention_ms", "prefill_s", "prefill_judge_s",
             "prefill_attention_s", "kv_bytes", "kv_bytes_peak", "peak_resident_bytes")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def run_json(command):
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if result.returncode != 0:
-        sys.exit(f"compare: `{shlex.join(map(str, command))}` exited with {result.returncode}")
-    return json.loads(result.stdout)
-
-
-def cpu_name():
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "unknown CPU"
 
 
 def median_records(rounds):
@@ -69,6 +53,9 @@ def parse_arguments():
     parser.add_argument("--decode", default="24", help="steps of generation at each depth")
     parser.add_argument("--kv", default="f16", help="llama.cpp's type of K and V")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--others", type=float, default=100, metavar="PERCENT",
+                        help="of the machine's cores that other programs may take during a run; "
+                        "above it the run is repeated (default: %(default)s)")
     parser.add_argument("--pith", default=ROOT / "build/release/bin/pith")
     parser.add_argument("--peer", default=ROOT / "build/release/bench/peer_llama")
     parser.add_argument("--json", action="store_true", help="medians as JSON instead of a table")
@@ -79,7 +66,7 @@ def parse_arguments():
     return arguments
 
 
-def measure(arguments):
+def measure(arguments, runner):
     common = ["-m", arguments.model, "-d", arguments.depths, "-t", arguments.threads,
               "--decode", arguments.decode, "--json"]
     commands = {"llama.cpp": [arguments.peer, *common, "--kv", arguments.kv]}
@@ -93,7 +80,7 @@ def measure(arguments):
         order = list(commands) if i % 2 == 0 else list(reversed(commands))
         for name in order:
             print(f"round {i + 1} of {arguments.rounds}: {name}", file=sys.stderr)
-            rounds[name].append(run_json(commands[name]))
+            rounds[name].append(runner.json(commands[name]))
     peer = median_records(rounds.pop("llama.cpp"))
     pith = {}
     for records in rounds.values():
@@ -105,10 +92,10 @@ def mib(record, field):
     return f"{record[field] / 2**20:.1f}"
 
 
-def print_table(arguments, pith, peer):
+def print_table(arguments, runner, pith, peer):
     print(f"{cpu_name()}, {arguments.threads} threads, {pathlib.Path(arguments.model).name}, "
           f"llama.cpp with {arguments.kv} KV and flash attention; medians of {arguments.rounds} "
-          "rounds, ratio above 1: pith is faster.")
+          f"rounds, ratio above 1: pith is faster; {runner.quietness()}.")
     print()
     print("    " + shlex.join(["bench/compare.py", *sys.argv[1:]]))
     print()
@@ -128,12 +115,13 @@ def print_table(arguments, pith, peer):
 
 def main():
     arguments = parse_arguments()
-    pith, peer = measure(arguments)
+    runner = Runner("compare", arguments.others / 100)
+    pith, peer = measure(arguments, runner)
     if arguments.json:
-        print(json.dumps({"cpu": cpu_name(), "pith": list(pith.values()),
+        print(json.dumps({"cpu": cpu_name(), "others": runner.most_others, "pith": list(pith.values()),
                           "peer": list(peer.values())}, indent=2))
     else:
-        print_table(arguments, pith, peer)
+        print_table(arguments, runner, pith, peer)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import os
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
+
+from measuring import Runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,9 @@ def parse_arguments():
     parser.add_argument("--keep", default="25%")
     parser.add_argument("--decode", type=int, default=24, help="tokens generated after the text")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--others", type=float, default=100, metavar="PERCENT",
+                        help="of the machine's cores that other programs may take during a run; "
+                        "above it the run is repeated (default: %(default)s)")
     parser.add_argument("--pith", default=ROOT / "build/release/bin/pith")
     parser.add_argument("--json", action="store_true", help="all records instead of a table")
     arguments = parser.parse_args()
@@ -36,15 +40,12 @@ def parse_arguments():
     return arguments
 
 
-def measure(arguments, calibration):
+def measure(arguments, runner, calibration):
     command = [arguments.pith, "bench", "-m", arguments.model, "--scorer", "kvzap",
                "--calibration", calibration, "--keep", arguments.keep, "-t", arguments.threads,
                "-d", str(arguments.tokens + arguments.decode), "--decode", str(arguments.decode),
                "--json"]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if result.returncode != 0:
-        sys.exit(f"kvzap_cost: `{shlex.join(map(str, command))}` exited with {result.returncode}")
-    return json.loads(result.stdout)[0]
+    return runner.json(command)[0]
 
 
 def percent(part):
@@ -67,18 +68,19 @@ def row(name, records):
 
 def main():
     arguments = parse_arguments()
+    runner = Runner("kvzap_cost", arguments.others / 100)
     rounds = {calibration: [] for calibration in arguments.calibrations}
     for i in range(arguments.rounds):
         for calibration in list(rounds) if i % 2 == 0 else list(reversed(rounds)):
             print(f"round {i + 1} of {arguments.rounds}: {calibration}", file=sys.stderr)
-            rounds[calibration].append(measure(arguments, calibration))
+            rounds[calibration].append(measure(arguments, runner, calibration))
     if arguments.json:
         print(json.dumps(rounds, indent=2))
         return
     first = next(iter(rounds.values()))[0]
     print(f"{first['cpu']}, {first['threads']} threads, {pathlib.Path(arguments.model).name}, "
           f"{arguments.tokens:,} tokens read, {arguments.keep} kept; medians of "
-          f"{arguments.rounds} rounds.")
+          f"{arguments.rounds} rounds; {runner.quietness()}.")
     print()
     print("    " + shlex.join(["bench/kvzap_cost.py", *sys.argv[1:]]))
     print()

@@ -63,7 +63,8 @@ std::vector<float> NormalQuantiles() {
 std::vector<float> Normal(size_t n, double deviation, std::mt19937_64& random) {
   std::normal_distribution<float> distribution(0, static_cast<float>(deviation));
   std::vector<float> values(n);
-  for (float& value : values) value = distribution(random);
+  // As trained ones are stored.
+  for (float& value : values) value = ggml_fp16_to_fp32(ggml_fp32_to_fp16(distribution(random)));
   return values;
 }
 
