@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "base/fail.h"
+#include "eval/seeded_random.h"
 
 namespace pith {
 
@@ -22,6 +24,30 @@ Interval WilsonInterval(int64_t successes, int64_t trials) {
   // The formula ends exactly at the edges; rounding would leave a little beside them.
   return {successes == 0 ? 0.0 : std::max(0.0, centre - half),
           successes == trials ? 1.0 : std::min(1.0, centre + half)};
+}
+
+Interval BootstrapMean(std::span<const double> values, uint64_t seed) {
+  constexpr int kSamples = 10000;
+  if (values.empty()) Fail(ErrorCode::kInvalidArgument, "no values to draw from, expected some");
+  SeededRandom random(seed);
+  std::vector<double> means;
+  means.reserve(kSamples);
+  for (int i = 0; i < kSamples; ++i) {
+    double sum = 0;
+    for (size_t j = 0; j < values.size(); ++j) sum += values[random.Below(values.size())];
+    means.push_back(sum / static_cast<double>(values.size()));
+  }
+  return {Quantile(means, 0.025), Quantile(means, 0.975)};
+}
+
+double Quantile(std::span<const double> values, double q) {
+  if (values.empty()) Fail(ErrorCode::kInvalidArgument, "no values to order, expected some");
+  std::vector<double> sorted(values.begin(), values.end());
+  std::sort(sorted.begin(), sorted.end());
+  const double at = q * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
 }  // namespace pith

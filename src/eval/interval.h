@@ -1,7 +1,8 @@
-// How sure a share is that was counted in few trials.
+// How sure a share or a mean is that comes from few trials.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace pith {
 
@@ -14,5 +15,14 @@ struct Interval {
 // American Statistical Association 22, 1927). Within [0, 1]; all of it for no trials.
 // Throws Error(kInvalidArgument) unless 0 <= successes <= trials.
 Interval WilsonInterval(int64_t successes, int64_t trials);
+
+// 95 % of the means of 10,000 samples of as many values drawn with replacement (percentile
+// bootstrap: B. Efron, Annals of Statistics 7, 1979). The same seed draws the same places whatever
+// the values. Of a single value, that value. Throws Error(kInvalidArgument) for none.
+Interval BootstrapMean(std::span<const double> values, uint64_t seed);
+
+// The value below which the share q in [0, 1] lies, linear between two values.
+// Throws Error(kInvalidArgument) for no values.
+double Quantile(std::span<const double> values, double q);
 
 }  // namespace pith

@@ -7,14 +7,11 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "eval/seeded_random.h"
 #include "text/cut_text.h"
 
 namespace pith {
 namespace {
-
-constexpr char kFirstLines[] =
-    "A special magic number is hidden within the following text. Make sure to memorize it. I will "
-    "quiz you about the number afterwards.\n";
 
 constexpr std::array<std::string_view, 50> kAdjectives = {
     "ancient", "bitter",  "brave",   "bright",  "broken", "calm",   "careful", "clever", "cloudy",
@@ -31,53 +28,51 @@ constexpr std::array<std::string_view, 50> kNouns = {
     "rabbit", "river",  "saddle", "school",  "shadow", "spider", "teapot",  "thunder", "ticket",
     "tunnel", "valley", "violin", "window",  "winter"};
 
-// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the distributions of the standard library may
-// differ from one to the next.
-class Random {
- public:
-  explicit Random(uint64_t state) : state_(state) {}
+std::string_view Noun(NeedleValues values) {
+  return values == NeedleValues::kNumbers ? "number" : "word";
+}
 
-  uint64_t Next() {
-    state_ += 0x9e3779b97f4a7c15;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  }
-  uint64_t Below(uint64_t n) { return Next() % n; }
-  double Unit() { return static_cast<double>(Next() >> 11) * 0x1p-53; }
+std::string FirstLines(NeedleValues values) {
+  return fmt::format(
+      "A special magic {0} is hidden within the following text. Make sure to memorize it. I will "
+      "quiz you about the {0} afterwards.\n",
+      Noun(values));
+}
 
- private:
-  uint64_t state_;
-};
+std::string Sentence(const NeedleTrial& trial, NeedleValues values) {
+  return fmt::format("One of the special magic {}s for {} is: {}.", Noun(values), trial.key,
+                     trial.value);
+}
 
-std::string Sentence(const NeedleTrial& trial) {
-  return fmt::format("One of the special magic numbers for {} is: {}.", trial.key, trial.value);
+std::string TwoWords(SeededRandom& random) {
+  const std::string_view noun = kNouns[random.Below(kNouns.size())];
+  return fmt::format("{}-{}", kAdjectives[random.Below(kAdjectives.size())], noun);
 }
 
 // `hay` with the needle at the start of the sentence nearest to the depth, or at the very end.
-std::string Hide(std::string_view hay, const NeedleTrial& trial) {
+std::string Hide(std::string_view hay, const NeedleTrial& trial, NeedleValues values) {
   std::vector<size_t> places = SentenceStarts(hay);
   places.push_back(hay.size());
   const double wanted = trial.depth * static_cast<double>(hay.size());
   const size_t place = *std::min_element(places.begin(), places.end(), [&](size_t a, size_t b) {
     return std::abs(static_cast<double>(a) - wanted) < std::abs(static_cast<double>(b) - wanted);
   });
-  std::string text = kFirstLines;
+  std::string text = FirstLines(values);
   text += hay.substr(0, place);
   if (place == hay.size() && place > 0) text += ' ';
-  text += Sentence(trial);
+  text += Sentence(trial, values);
   if (place < hay.size()) text += ' ';
   text += hay.substr(place);
   return text;
 }
 
-std::vector<TextSegment> Question(const NeedleTrial& trial, const PromptFrame& frame) {
-  std::vector<TextSegment> question = {{fmt::format(
-      "\nWhat is the special magic number for {} mentioned in the provided text?", trial.key)}};
+std::vector<TextSegment> Question(const NeedleTrial& trial, NeedleValues values,
+                                  const PromptFrame& frame) {
+  const std::string what = fmt::format("special magic {} for {} mentioned in the provided text",
+                                       Noun(values), trial.key);
+  std::vector<TextSegment> question = {{fmt::format("\nWhat is the {}?", what)}};
   question.insert(question.end(), frame.after.begin(), frame.after.end());
-  question.push_back({fmt::format(
-      " The special magic number for {} mentioned in the provided text is", trial.key)});
+  question.push_back({fmt::format(" The {} is", what)});
   return question;
 }
 
@@ -93,11 +88,15 @@ PromptFrame FrameOf(const ChatTemplate& chat) {
 }
 
 NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack,
-                       uint64_t seed)
-    : tokenizer_(tokenizer), frame_(std::move(frame)), haystack_(haystack), seed_(seed) {
+                       uint64_t seed, NeedleValues values)
+    : tokenizer_(tokenizer),
+      frame_(std::move(frame)),
+      haystack_(haystack),
+      seed_(seed),
+      values_(values) {
   constexpr int64_t kFewestOfHaystack = 64;
   NeedleTrial longest;
-  longest.value = "1000000";
+  if (values_ == NeedleValues::kNumbers) longest.value = "1000000";
   int64_t most = 0;
   for (const auto& words : {kAdjectives, kNouns}) {
     int64_t tokens = 0;
@@ -108,10 +107,11 @@ NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Hays
     most += tokens;
   }
   // The key stands in the needle, in the question and in the beginning of the answer.
-  longest.question = tokenizer_.Encode(Question(longest, frame_));
-  longest.context = tokenizer_.Encode(kFirstLines + Sentence(longest));
-  min_length_ = FrameTokens(longest) + static_cast<int64_t>(longest.context.size()) + 3 * most +
-                kFewestOfHaystack;
+  const int64_t n_words = values_ == NeedleValues::kNumbers ? 3 : 4;
+  longest.question = tokenizer_.Encode(Question(longest, values_, frame_));
+  longest.context = tokenizer_.Encode(FirstLines(values_) + Sentence(longest, values_));
+  min_length_ = FrameTokens(longest) + static_cast<int64_t>(longest.context.size()) +
+                n_words * most + kFewestOfHaystack;
 }
 
 // All but the context.
@@ -122,7 +122,7 @@ int64_t NeedleTask::FrameTokens(const NeedleTrial& trial) const {
 }
 
 NeedleTrial NeedleTask::Draw(int index, uint64_t& first_sentence) const {
-  Random random(Random(seed_).Next() ^ static_cast<uint64_t>(index));
+  SeededRandom random(SeededRandom(seed_).Next() ^ static_cast<uint64_t>(index));
   NeedleTrial trial;
   trial.depth = random.Unit();
   first_sentence = random.Below(haystack_.n_sentences());
@@ -131,10 +131,13 @@ NeedleTrial NeedleTask::Draw(int index, uint64_t& first_sentence) const {
     return haystack_.text().find(words) != std::string::npos;
   };
   for (int attempt = 0; attempt < 100; ++attempt) {
-    trial.key = fmt::format("{}-{}", kAdjectives[random.Below(kAdjectives.size())],
-                            kNouns[random.Below(kNouns.size())]);
-    trial.value = fmt::format("{}", 1000000 + random.Below(9000000));
-    if (!in_haystack(trial.key) && !in_haystack(trial.value)) return trial;
+    trial.key = TwoWords(random);
+    trial.value = values_ == NeedleValues::kNumbers
+                      ? fmt::format("{}", 1000000 + random.Below(9000000))
+                      : TwoWords(random);
+    if (trial.key != trial.value && !in_haystack(trial.key) && !in_haystack(trial.value)) {
+      return trial;
+    }
   }
   Fail(ErrorCode::kInvalidArgument,
        "the haystack holds what is to be hidden in it, expected running text");
@@ -150,12 +153,12 @@ NeedleTrial NeedleTask::Make(int index, int64_t length) const {
   if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) trial.opening.push_back(tokenizer_.bos());
   const std::vector<Token> before = tokenizer_.Encode(frame_.before);
   trial.opening.insert(trial.opening.end(), before.begin(), before.end());
-  trial.question = tokenizer_.Encode(Question(trial, frame_));
+  trial.question = tokenizer_.Encode(Question(trial, values_, frame_));
   const auto room = static_cast<size_t>(length - FrameTokens(trial));
 
   // Tries a cut of the haystack; what fits becomes the trial's context.
   const auto fits = [&](std::string_view hay) {
-    std::string text = Hide(hay, trial);
+    std::string text = Hide(hay, trial, values_);
     std::vector<Token> tokens = tokenizer_.Encode(text);
     if (tokens.size() > room) return false;
     trial.text = std::move(text);

@@ -1,5 +1,6 @@
 // One fact in a long text, asked for after the text was compressed: RULER's niah_single_2
-// (arXiv 2404.06654, section 3 and table 4; 7-digit numbers hidden in essays).
+// (arXiv 2404.06654, section 3 and table 4; 7-digit numbers hidden in essays), or the same with
+// words.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,14 @@ struct PromptFrame {
 };
 PromptFrame FrameOf(const ChatTemplate& chat);
 
+enum class NeedleValues {
+  kNumbers,  // of 7 digits
+  kWords,    // "quiet-harbor", another one than the key
+};
+
 struct NeedleTrial {
   std::string key;    // "quiet-harbor"
-  std::string value;  // 7 digits, once in `text`
+  std::string value;  // once in `text`
   double depth = 0;   // where the needle was to be hidden, [0, 1) of the haystack
   std::string text;   // RULER's first lines, the haystack, the needle in it
   // In the order they are read. Nothing of the question is known while the context is compressed.
@@ -36,8 +42,8 @@ class NeedleTask {
   static constexpr int kAnswerTokens = 24;
 
   // Both must outlive the task. An empty frame gives plain text.
-  NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack,
-             uint64_t seed);
+  NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack, uint64_t seed,
+             NeedleValues values = NeedleValues::kNumbers);
 
   // The shortest length that every trial fits into.
   int64_t min_length() const { return min_length_; }
@@ -56,6 +62,7 @@ class NeedleTask {
   PromptFrame frame_;
   const Haystack& haystack_;
   uint64_t seed_;
+  NeedleValues values_;
   int64_t min_length_ = 0;
 };
 

@@ -20,22 +20,52 @@ using Json = nlohmann::ordered_json;
 // Every line begins so, by which the rest of a line can be told from a file of another kind.
 constexpr std::string_view kLineStart = R"({"settings":")";
 
-std::string ToLine(const TrialRecord& record) {
-  const NeedleOutcome& outcome = record.outcome;
+void Write(Json& json, const NeedleOutcome& outcome) {
+  json["key"] = outcome.key;
+  json["value"] = outcome.value;
+  json["depth"] = outcome.depth;
+  json["correct"] = outcome.correct;
+  json["answer"] = outcome.answer;
+}
+
+void Read(const Json& json, NeedleOutcome& outcome) {
+  json.at("key").get_to(outcome.key);
+  json.at("value").get_to(outcome.value);
+  json.at("depth").get_to(outcome.depth);
+  json.at("correct").get_to(outcome.correct);
+  json.at("answer").get_to(outcome.answer);
+}
+
+void Write(Json& json, const KldOutcome& outcome) {
+  json["document"] = outcome.document;
+  json["begin"] = outcome.begin;
+  json["divergence"] = outcome.divergence;
+  json["nll"] = outcome.nll;
+  json["same_top"] = outcome.same_top;
+}
+
+void Read(const Json& json, KldOutcome& outcome) {
+  json.at("document").get_to(outcome.document);
+  json.at("begin").get_to(outcome.begin);
+  json.at("divergence").get_to(outcome.divergence);
+  json.at("nll").get_to(outcome.nll);
+  json.at("same_top").get_to(outcome.same_top);
+}
+
+template <typename Outcome>
+std::string ToLine(const TrialRecord<Outcome>& record) {
+  const auto or_null = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
+  const Outcome& outcome = record.outcome;
   Json json;
   json["settings"] = record.settings;
   json["length"] = record.length;
   json["trial"] = record.trial;
-  json["scorer"] = nullptr;
-  if (!record.scorer.empty()) json["scorer"] = record.scorer;
+  json["scorer"] = or_null(record.scorer);
+  if (!record.calibration.empty()) json["calibration"] = record.calibration;
   json["keep"] = record.keep;
-  json["budget"] = nullptr;
-  if (!record.budget.empty()) json["budget"] = record.budget;
-  json["key"] = record.key;
-  json["value"] = record.value;
-  json["depth"] = record.depth;
-  json["correct"] = outcome.correct;
-  json["answer"] = outcome.answer;
+  json["budget"] = or_null(record.budget);
+  if (!record.scorer.empty()) json["window"] = record.window;
+  Write(json, outcome);
   json["tokens"] = outcome.tokens;
   json["entries"] = outcome.entries;
   json["entries_full"] = outcome.entries_full;
@@ -45,15 +75,15 @@ std::string ToLine(const TrialRecord& record) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-TrialRecord FromLine(std::string_view line) {
+template <typename Outcome>
+TrialRecord<Outcome> FromLine(std::string_view line) {
   const Json json = Json::parse(line);
-  TrialRecord record;
-  NeedleOutcome& outcome = record.outcome;
+  TrialRecord<Outcome> record;
+  Outcome& outcome = record.outcome;
   json.at("settings").get_to(record.settings);
   json.at("length").get_to(record.length);
   json.at("trial").get_to(record.trial);
-  json.at("correct").get_to(outcome.correct);
-  json.at("answer").get_to(outcome.answer);
+  Read(json, outcome);
   json.at("tokens").get_to(outcome.tokens);
   json.at("entries").get_to(outcome.entries);
   json.at("entries_full").get_to(outcome.entries_full);
@@ -64,7 +94,8 @@ TrialRecord FromLine(std::string_view line) {
 }
 
 [[noreturn]] void FailLine(const std::filesystem::path& file, int line) {
-  Fail(ErrorCode::kFormat, "line {} of {} is not a finished trial, expected a file made by --out",
+  Fail(ErrorCode::kFormat,
+       "line {} of {} is not a finished trial, expected a file made by --out of the same task",
        line, file.string());
 }
 
@@ -80,7 +111,8 @@ int OpenToAppend(const std::filesystem::path& file) {
 
 }  // namespace
 
-TrialLog::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
+template <typename Outcome>
+TrialLog<Outcome>::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
   if (file_.empty()) return;
   close(OpenToAppend(file_));
   std::string text;
@@ -99,7 +131,7 @@ TrialLog::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
       return;
     }
     try {
-      TrialRecord record = FromLine(line);
+      TrialRecord<Outcome> record = FromLine<Outcome>(line);
       outcomes_[{record.settings, record.length, record.trial}] = std::move(record.outcome);
     } catch (const Json::exception&) {
       FailLine(file_, number);
@@ -108,12 +140,15 @@ TrialLog::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
   }
 }
 
-const NeedleOutcome* TrialLog::Find(const std::string& settings, int64_t length, int trial) const {
+template <typename Outcome>
+const Outcome* TrialLog<Outcome>::Find(const std::string& settings, int64_t length,
+                                       int trial) const {
   const auto found = outcomes_.find({settings, length, trial});
   return found == outcomes_.end() ? nullptr : &found->second;
 }
 
-void TrialLog::Add(const TrialRecord& record) {
+template <typename Outcome>
+void TrialLog<Outcome>::Add(const TrialRecord<Outcome>& record) {
   if (!file_.empty()) {
     const std::string line = ToLine(record);
     const int descriptor = OpenToAppend(file_);
@@ -125,5 +160,8 @@ void TrialLog::Add(const TrialRecord& record) {
   }
   outcomes_[{record.settings, record.length, record.trial}] = record.outcome;
 }
+
+template class TrialLog<NeedleOutcome>;
+template class TrialLog<KldOutcome>;
 
 }  // namespace pith

@@ -4,29 +4,31 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <string>
 #include <tuple>
 
+#include "eval/kld.h"
 #include "eval/needle_run.h"
 
 namespace pith {
 
 // One trial with one plan. `settings` tells apart everything that its outcome depends on but length
-// and index; the rest is for whoever reads the file.
+// and index; the plan is for whoever reads the file.
+template <typename Outcome>
 struct TrialRecord {
   std::string settings;
   int64_t length = 0;
   int trial = 0;
-  std::string scorer;  // empty: the full cache
+  std::string scorer;  // empty: the full cache, of which the rest of the plan is not written either
+  std::string calibration;  // file, empty: the default one
   std::string keep;
   std::string budget;
-  std::string key;
-  std::string value;
-  double depth = 0;
-  NeedleOutcome outcome;
+  int window = 0;
+  Outcome outcome;
 };
 
+// Of NeedleOutcome or KldOutcome.
+template <typename Outcome>
 class TrialLog {
  public:
   // Reads what `file` holds, or makes it; a last line that was not finished is cut off. Without a
@@ -34,15 +36,18 @@ class TrialLog {
   // Error(kFormat) naming the line when it is something else, which is left as it is.
   explicit TrialLog(std::filesystem::path file = {});
 
-  const NeedleOutcome* Find(const std::string& settings, int64_t length, int trial) const;
+  const Outcome* Find(const std::string& settings, int64_t length, int trial) const;
   // Appends one line. Throws Error(kIo) with the system's reason.
-  void Add(const TrialRecord& record);
+  void Add(const TrialRecord<Outcome>& record);
 
  private:
   using Key = std::tuple<std::string, int64_t, int>;  // settings, length, trial
 
   std::filesystem::path file_;
-  std::map<Key, NeedleOutcome> outcomes_;
+  std::map<Key, Outcome> outcomes_;
 };
+
+extern template class TrialLog<NeedleOutcome>;
+extern template class TrialLog<KldOutcome>;
 
 }  // namespace pith

@@ -1,7 +1,9 @@
-"""eval needle: what it prints, what it refuses, and going on where it was stopped."""
+"""eval: what it prints, what it refuses, and going on where it was stopped."""
 
 import json
+import math
 import os
+import re
 import signal
 import time
 import unittest
@@ -65,8 +67,47 @@ class ResultTest(EvalTest):
 
     def test_table(self):
         out = self.done(*self.flags, "-l", "400", "--trials", "2", "--keep", "50%,25%")
-        for row in ("full cache", "knorm 50% auto", "knorm 25% auto"):
-            self.assertRegex(out, rf"(?m)^ +400  {row} .*%.*\d/2")
+        for row in (("full cache", "", "", ""), ("knorm", "50%", "auto", "128"),
+                    ("knorm", "25%", "auto", "128")):
+            cells = r" +\| +".join(map(re.escape, row))
+            self.assertRegex(out, rf"(?m)^\| +400 \| {cells} \|.*%.*\d/2")
+
+    def test_scorers_and_windows_are_cells(self):
+        out = self.records("-l", "400", "--trials", "1", "--keep", "50%", "--scorer",
+                           "knorm,random,kvzip", "--window", "8,64")
+        self.assertEqual([(r["scorer"], r["window"]) for r in out],
+                         [(None, 128)] + [(scorer, window) for scorer in ("knorm", "random", "kvzip")
+                                          for window in (8, 64)])
+        # Judging by repetition is the cost of the one that asked for it.
+        self.assertEqual([r["score_s"] > 0 for r in out], [False] * 5 + [True] * 2)
+        self.assertEqual(len({r["read_s"] for r in out}), 1)
+
+    def test_while_reading(self):
+        flags = ["-l", "400", "--trials", "1", "--keep", "40%", "--scorer", "knorm,kvzip", "-b", "64",
+                 "--window", "16"]
+        out = self.records(*flags, "--while-reading")
+        self.assertTrue(all(r["while_reading"] for r in out[1:]))
+        self.assertEqual([r["chunkwise"] for r in out], [False, False, True])
+        for record, after in zip(out[1:], self.records(*flags)[1:]):
+            self.assertFalse(after["while_reading"])
+            self.assertAlmostEqual(record["kept_fraction"], after["kept_fraction"], delta=0.02)
+
+    def test_words(self):
+        out = self.records("-l", "400", "--trials", "2", "--keep", "50%", "--values", "words",
+                           "--out", self.path("o.jsonl"))
+        self.assertEqual(out["values"], "words")
+        for line in self.lines("o.jsonl"):
+            self.assertRegex(line["value"], r"^[a-z]+-[a-z]+$")
+            self.assertNotEqual(line["value"], line["key"])
+
+    def test_calibration_of_one_scorer(self):
+        self.done("calibrate", "--corpus", self.essay, "--sequences", "2", "--sequence-tokens", "64", "-o",
+                  self.path("own.pithcal"), *ONE_THREAD)
+        out = self.records("-l", "400", "--trials", "1", "--keep", "50%", "--scorer",
+                           "knorm,qfilter@own.pithcal", "--out", self.path("o.jsonl"))
+        self.assertEqual([r["calibration"] for r in out], [None, None, "own.pithcal"])
+        self.assertEqual([line.get("calibration") for line in self.lines("o.jsonl")],
+                         [None, None, "own.pithcal"])
 
     def test_chunkwise_reads_anew(self):
         out = self.records("-l", "512", "--trials", "1", "--keep", "40%", "-b", "64", "--chunkwise")
@@ -107,11 +148,19 @@ class ResumeTest(EvalTest):
     def test_other_settings_are_other_trials(self):
         self.run_to("o.jsonl", "--trials", "1")
         for added, flags in ((1, ["--window", "40"]), (2, ["--seed", "43"]), (2, ["--no-chat"]),
-                             (1, ["--keep", "30%"]), (1, ["--budget", "layer"]), (1, ["--sinks", "8"]),
+                             (1, ["--keep", "30%"]), (2, ["--values", "words"]),
+                             (1, ["--while-reading"]), (2, ["--first-trial", "5"]), (1, ["--budget", "layer"]), (1, ["--sinks", "8"]),
                              (0, [])):
             before = len(self.lines("o.jsonl"))
             self.run_to("o.jsonl", "--trials", "1", *flags)
             self.assertEqual(len(self.lines("o.jsonl")), before + added, flags)
+
+    def test_a_range_of_trials(self):
+        self.run_to("whole.jsonl", "--trials", "3")
+        self.run_to("o.jsonl", "--trials", "2", "--first-trial", "1")
+        self.run_to("o.jsonl", "--trials", "1")
+        same = lambda lines: sorted((r["trial"], r["keep"], r["key"], r["answer"]) for r in lines)
+        self.assertEqual(same(self.lines("o.jsonl")), same(self.lines("whole.jsonl")))
 
     def test_killed_and_run_again(self):
         whole = self.run_to("whole.jsonl", "--trials", "6")
@@ -143,6 +192,12 @@ class WrongUseTest(EvalTest):
         for pattern, *flags in (
             ("--trials is 0", "--trials", "0"),
             ("--trials is -1", "--trials", "-1"),
+            ("--first-trial is -1", "--first-trial", "-1"),
+            ("--values is 'uuids', expected numbers or words", "--values", "uuids"),
+            ("--window 'wide'", "--window", "8,wide"),
+            ("--window '-1'", "--window=-1"),
+            ("--scorer 'knorm@'", "--scorer", "knorm@"),
+            ("no scorer 'fair'", "--scorer", "knorm,fair"),
             ("--length 'many'", "-l", "many"),
             ("--length '-5'", "--length=-5"),
             ("--length is 20, expected from", "-l", "20"),
@@ -177,6 +232,67 @@ class WrongUseTest(EvalTest):
             self.assertEqual(file.read(), text)
         self.refused(1, "cannot write", *self.flags, "-l", "400", "--out",
                      self.path("no/such/o.jsonl"))
+
+
+class KldTest(PithTest):
+    def setUp(self):
+        super().setUp()
+        self.text = self.write("text.txt", "".join(
+            f"Sentence number {i} says that {i * i} is the square of {i}. " for i in range(60)))
+        self.bare = ["eval", "kld", "--text", self.text, *ONE_THREAD]
+        self.flags = [*self.bare, "-l", "300", "--next", "8"]
+
+    def test_records(self):
+        out = self.json(*self.flags, "--trials", "3", "--scorer", "knorm,random", "--keep", "50%,20%",
+                        "--window", "16", "--json")
+        self.assertEqual([(r["scorer"], r["keep"]) for r in out],
+                         [(None, "100%"), ("knorm", "50%"), ("knorm", "20%"), ("random", "50%"),
+                          ("random", "20%")])
+        full = out[0]
+        self.assertEqual((full["divergence"], full["same_top"], full["nll_increase"]), (0, 1, 0))
+        for record in out[1:]:
+            low, high = record["divergence_interval"]
+            self.assertTrue(0 < low <= record["divergence"] <= high)
+            self.assertTrue(0 < record["divergence_median"] <= record["divergence_p99"]
+                            <= record["divergence_p999"])
+            self.assertTrue(0 <= record["same_top"] <= 1)
+            self.assertAlmostEqual(record["nll"] - record["nll_increase"], full["nll"])
+            self.assertAlmostEqual(math.log(record["perplexity"]), record["nll"])
+            self.assertEqual((record["context_tokens"], record["next"]), (300, 8))
+            self.assertLess(record["kv_bytes"], record["full_kv_bytes"])
+
+    def test_table(self):
+        out = self.done(*self.flags, "--trials", "2", "--scorer", "knorm", "--keep", "50%")
+        self.assertRegex(out, r"(?m)^\| +length \| scorer .*KLD.*\n\|[ :|-]+\|\n\| +300 \| full cache ")
+        self.assertRegex(out, r"(?m)^\| +300 \| knorm +\|")
+
+    def test_finished_pieces_are_not_repeated(self):
+        flags = [*self.flags, "--scorer", "knorm", "--keep", "50%", "--json", "--out",
+                 self.path("o.jsonl")]
+        first = self.json(*flags, "--trials", "2")
+        self.assertEqual(self.json(*flags, "--trials", "2"), first)
+        with open(self.path("o.jsonl")) as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual([(line["trial"], line["scorer"], len(line["nll"])) for line in lines],
+                         [(0, None, 8), (0, "knorm", 8), (1, None, 8), (1, "knorm", 8)])
+        # A plan that comes later is compared with the same full cache.
+        more = self.json(*flags, "--trials", "2", "--scorer", "random")
+        self.assertEqual([r["scorer"] for r in more], [None, "knorm", "random"])
+        self.assertEqual(more[1]["divergence"], first["divergence"])
+        self.refused(1, "line 1 of .*o.jsonl", "eval", "needle", "--haystack", self.text, "-l", "300",
+                     "--scorer", "knorm", "--out", self.path("o.jsonl"), *ONE_THREAD)
+
+    def test_values_that_make_no_sense(self):
+        for pattern, *flags in (
+            ("--next is 0", "--next", "0"),
+            ("--trials is 0", "--trials", "0"),
+            ("--length is 1, expected from 2", "-l", "1"),
+            ("--length is 90000, .*longest text", "-l", "90000"),
+            ("no scorer 'fair'", "--scorer", "fair"),
+            ("no/such.txt", "--text", "no/such.txt"),
+        ):
+            self.refused(2, pattern, *self.bare, "--json", *flags)
+        self.refused(2, "--text", "eval", "kld", *ONE_THREAD)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "engine/default_model.h"
-#include "eval/interval.h"
 #include "eval/needle_run.h"
 #include "pith/error.h"
 
@@ -58,31 +57,6 @@ std::string HayOf(const NeedleTrial& trial, size_t& place) {
   if (place == std::string::npos) return {};
   hay.erase(place, needle.size() + 1);
   return hay;
-}
-
-TEST(Interval, KnownValues) {
-  struct Known {
-    int64_t successes, trials;
-    double low, high;
-  };
-  // Solutions of |p - s/n| = z sqrt(p (1 - p) / n), z = 1.959963984540054, by bisection.
-  for (const Known& known :
-       {Known{0, 10, 0.0, 0.2775327999}, Known{10, 10, 0.7224672001, 1.0},
-        Known{5, 10, 0.2365930905, 0.7634069095}, Known{38, 40, 0.8349612263, 0.9861793326},
-        Known{1, 4, 0.0455872608, 0.6993581574}}) {
-    const Interval interval = WilsonInterval(known.successes, known.trials);
-    EXPECT_NEAR(interval.low, known.low, 1e-9) << known.successes << "/" << known.trials;
-    EXPECT_NEAR(interval.high, known.high, 1e-9) << known.successes << "/" << known.trials;
-  }
-}
-
-TEST(Interval, EdgesAreExact) {
-  EXPECT_EQ(WilsonInterval(0, 7).low, 0.0);
-  EXPECT_EQ(WilsonInterval(7, 7).high, 1.0);
-  EXPECT_EQ(WilsonInterval(0, 0).low, 0.0);
-  EXPECT_EQ(WilsonInterval(0, 0).high, 1.0);
-  EXPECT_THROW(WilsonInterval(3, 2), Error);
-  EXPECT_THROW(WilsonInterval(-1, 2), Error);
 }
 
 TEST(HaystackTest, SentencesBeginAfterTheirMarks) {
@@ -213,6 +187,27 @@ TEST(NeedleTaskTest, SeedIsPinned) {
   EXPECT_NEAR(trial.depth, 0.34329192209867343, 1e-9);
 }
 
+TEST(NeedleTaskTest, WordsInsteadOfNumbers) {
+  const NeedleTask task(DefaultModel().tokenizer(), ChatFrame(), EssayHaystack(), 42,
+                        NeedleValues::kWords);
+  for (int64_t length : {int64_t{512}, task.min_length()}) {
+    for (int index = 0; index < 6; ++index) {
+      const NeedleTrial trial = task.Make(index, length);
+      EXPECT_NE(trial.value, trial.key);
+      EXPECT_EQ(Count(trial.text, trial.value), 1);
+      EXPECT_EQ(Count(trial.text, "One of the special magic words for " + trial.key +
+                                      " is: " + trial.value + "."),
+                1);
+      EXPECT_EQ(trial.text.find("number"), std::string::npos);
+      const std::string question = DefaultModel().tokenizer().Decode(trial.question, true);
+      EXPECT_EQ(Count(question, "special magic word for " + trial.key), 2);
+      EXPECT_EQ(Count(question, trial.value), 0);
+      EXPECT_LE(PromptTokens(trial) + NeedleTask::kAnswerTokens, length);
+      EXPECT_EQ(trial.depth, TaskOf(42).Make(index, length).depth);
+    }
+  }
+}
+
 TEST(NeedleTaskTest, DepthsSpreadOverTheText) {
   const NeedleTask task = TaskOf(8);
   int in_quarter[4] = {};
@@ -340,6 +335,35 @@ TEST(NeedleRun, PlansDoNotDisturbEachOther) {
   EXPECT_EQ(together[2].answer, anew[2].answer);
   EXPECT_EQ(together[2].entries, anew[2].entries);
   EXPECT_LT(anew[0].entries, anew[1].entries);
+}
+
+Plan PlanOf(const std::string& scorer, int window, double fraction) {
+  static const auto calibration =
+      std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
+  Plan plan = CompressingPlan(fraction, "auto");
+  plan.scorer = scorer;
+  plan.window = window;
+  if (scorer == "kvzap") plan.calibration = calibration;
+  return plan;
+}
+
+// One reading that all scorers judge gives what a reading for each of them gives.
+TEST(NeedleRun, ScorersShareAReading) {
+  const NeedleTrial trial = TaskOf(42).Make(1, 256);
+  const std::vector<Plan> plans = {PlanOf("kvzap", 64, 0.5), Plan(), PlanOf("kvzip", 32, 0.4),
+                                   PlanOf("knorm", 16, 0.3)};
+  const auto run = [&](std::span<const Plan> some) {
+    return RunNeedle(DefaultModel(), trial, some, Compression::kAfterReading, OneThread());
+  };
+  const std::vector<NeedleOutcome> together = run(plans);
+  ASSERT_EQ(together.size(), plans.size());
+  for (size_t i : {0, 2, 3}) {
+    const NeedleOutcome alone = run({&plans[i], 1}).front();
+    EXPECT_EQ(together[i].answer, alone.answer) << i;
+    EXPECT_EQ(together[i].entries, alone.entries) << i;
+    EXPECT_EQ(together[i].kv_bytes, alone.kv_bytes) << i;
+    EXPECT_EQ(together[i].score_s > 0, plans[i].scorer == "kvzip") << i;
+  }
 }
 
 }  // namespace

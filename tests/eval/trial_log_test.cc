@@ -15,6 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using NeedleLog = TrialLog<NeedleOutcome>;
+
 class TrialLogTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -30,17 +32,18 @@ class TrialLogTest : public testing::Test {
   }
   void Write(const std::string& text) const { std::ofstream(file_, std::ios::binary) << text; }
 
-  static TrialRecord Record(int trial, bool correct) {
-    TrialRecord record;
+  static TrialRecord<NeedleOutcome> Record(int trial, bool correct) {
+    TrialRecord<NeedleOutcome> record;
     record.settings = "0123456789abcdef";
     record.length = 2048;
     record.trial = trial;
     record.scorer = "kvzip";
     record.keep = "25%";
     record.budget = "global";
-    record.key = "quiet-harbor";
-    record.value = "1234567";
-    record.depth = 0.5;
+    record.window = 128;
+    record.outcome.key = "quiet-harbor";
+    record.outcome.value = "1234567";
+    record.outcome.depth = 0.5;
     record.outcome.correct = correct;
     record.outcome.answer = " \"12\xff\n\"";  // not UTF-8: a model may say anything
     record.outcome.tokens = 2000;
@@ -58,12 +61,12 @@ class TrialLogTest : public testing::Test {
 
 TEST_F(TrialLogTest, FinishedTrialsAreThereAgain) {
   {
-    TrialLog log(file_);
+    NeedleLog log(file_);
     EXPECT_EQ(log.Find("0123456789abcdef", 2048, 0), nullptr);
     log.Add(Record(0, true));
     log.Add(Record(1, false));
   }
-  const TrialLog log(file_);
+  const NeedleLog log(file_);
   const NeedleOutcome* first = log.Find("0123456789abcdef", 2048, 0);
   const NeedleOutcome* second = log.Find("0123456789abcdef", 2048, 1);
   ASSERT_NE(first, nullptr);
@@ -71,6 +74,9 @@ TEST_F(TrialLogTest, FinishedTrialsAreThereAgain) {
   EXPECT_TRUE(first->correct);
   EXPECT_FALSE(second->correct);
   EXPECT_EQ(first->answer, " \"12\ufffd\n\"");
+  EXPECT_EQ(first->key, "quiet-harbor");
+  EXPECT_EQ(first->value, "1234567");
+  EXPECT_EQ(first->depth, 0.5);
   EXPECT_EQ(first->tokens, 2000);
   EXPECT_EQ(first->entries, 500);
   EXPECT_EQ(first->entries_full, 2000);
@@ -82,8 +88,31 @@ TEST_F(TrialLogTest, FinishedTrialsAreThereAgain) {
   EXPECT_EQ(log.Find("fedcba9876543210", 2048, 0), nullptr);
 }
 
+TEST_F(TrialLogTest, DivergencesComeBackToTheLastBit) {
+  TrialRecord<KldOutcome> record;
+  record.settings = "0123456789abcdef";
+  record.length = 512;
+  record.outcome.divergence = {0.1, 1e-300, 0};
+  record.outcome.nll = {1.0 / 3, 2, 12.5};
+  record.outcome.same_top = {1, 0, 1};
+  record.outcome.document = 3;
+  record.outcome.begin = 77;
+  record.outcome.entries_full = 10;
+  TrialLog<KldOutcome>(file_).Add(record);
+  const TrialLog<KldOutcome> log(file_);
+  const KldOutcome* found = log.Find(record.settings, 512, 0);
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(found->divergence, record.outcome.divergence);
+  EXPECT_EQ(found->nll, record.outcome.nll);
+  EXPECT_EQ(found->same_top, record.outcome.same_top);
+  EXPECT_EQ(found->document, 3);
+  EXPECT_EQ(found->begin, 77);
+  EXPECT_EQ(found->entries_full, 10);
+  EXPECT_THROW(NeedleLog{file_}, Error);
+}
+
 TEST_F(TrialLogTest, WithoutAFileItRemembersOnly) {
-  TrialLog log;
+  NeedleLog log;
   log.Add(Record(0, true));
   EXPECT_NE(log.Find("0123456789abcdef", 2048, 0), nullptr);
   EXPECT_TRUE(fs::is_empty(folder_));
@@ -91,24 +120,24 @@ TEST_F(TrialLogTest, WithoutAFileItRemembersOnly) {
 
 TEST_F(TrialLogTest, TornLastLineIsCutOffWhereverItWasTorn) {
   {
-    TrialLog log(file_);
+    NeedleLog log(file_);
     log.Add(Record(0, true));
   }
   const std::string whole = Text();
   for (size_t kept = 1; kept < whole.size(); ++kept) {
     Write(whole + whole.substr(0, kept));
-    TrialLog log(file_);
+    NeedleLog log(file_);
     ASSERT_NE(log.Find("0123456789abcdef", 2048, 0), nullptr);
     ASSERT_EQ(Text(), whole) << kept;
     log.Add(Record(1, false));
-    const TrialLog again(file_);
+    const NeedleLog again(file_);
     ASSERT_NE(again.Find("0123456789abcdef", 2048, 1), nullptr) << kept;
   }
 }
 
 TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
   {
-    TrialLog log(file_);
+    NeedleLog log(file_);
     log.Add(Record(0, true));
   }
   const std::string line = Text();
@@ -118,7 +147,7 @@ TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
         line + "x"}) {
     Write(text);
     try {
-      const TrialLog log(file_);
+      const NeedleLog log(file_);
       ADD_FAILURE() << "accepted " << text;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kFormat);
@@ -129,9 +158,9 @@ TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
 }
 
 TEST_F(TrialLogTest, WhatCannotBeWrittenIsSaid) {
-  EXPECT_THROW(TrialLog(folder_ / "no" / "such" / "folder.jsonl"), Error);
-  EXPECT_THROW(TrialLog{folder_}, Error);
-  TrialLog log(file_);
+  EXPECT_THROW(NeedleLog(folder_ / "no" / "such" / "folder.jsonl"), Error);
+  EXPECT_THROW(NeedleLog{folder_}, Error);
+  NeedleLog log(file_);
   fs::remove(file_);
   fs::create_directory(file_);
   EXPECT_THROW(log.Add(Record(0, true)), Error);

@@ -1,0 +1,259 @@
+#include "cli/eval_plans.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <xxhash.h>
+
+#include <charconv>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/fail.h"
+#include "cli/document.h"
+#include "cli/report.h"
+#include "engine/snapshot_manifest.h"
+#include "scorers/scorer.h"
+
+namespace pith::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+int64_t ParseCount(const std::string& flag, const std::string& text, int64_t low,
+                   const std::string& what) {
+  int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < low ||
+      count > (int64_t{1} << 30)) {
+    throw UsageError(fmt::format("{} '{}' is not {}", flag, text, what));
+  }
+  return count;
+}
+
+int ParseWindow(const std::string& text) {
+  return static_cast<int>(ParseCount("--window", text, 1, "a number of entries, 1 or more"));
+}
+
+// NAME or NAME@FILE.
+std::pair<std::string, std::string> ParseScorer(const std::string& text) {
+  const size_t at = text.find('@');
+  if (at == std::string::npos) return {text, ""};
+  if (at + 1 == text.size()) {
+    throw UsageError(fmt::format("--scorer '{}' names no calibration after the @", text));
+  }
+  return {text.substr(0, at), text.substr(at + 1)};
+}
+
+}  // namespace
+
+void EvalFlags::AddTo(CommandLine& line, const std::string& trials) {
+  line.List("-l,--length", lengths_, "N,...", "tokens that are read");
+  line.Option("--trials", trials_, "N", trials);
+  line.Option("--first-trial", first_trial_, "N",
+              "number of the first one, so that several processes may share the work");
+  line.Option("-s,--seed", seed_, "N", "seed of the trials, the same ones for every plan");
+  line.Flag("--while-reading", while_reading_,
+            "every plan reads anew and evicts on the way (scorers that repeat the text: "
+            "chunkwise), where otherwise one reading with the full cache serves all plans");
+  line.Option("--out", out_, "FILE",
+              "append every finished trial as a JSON line; trials that are there are not repeated");
+  line.Flag("--json", json_, "print a list of records, or one record if one plan is tried");
+  model_.AddTo(line);
+  plan_.AddTo(line, lists_);
+  plan_.SetReading(Reading::kDocument);
+}
+
+void EvalFlags::Check() const {
+  if (trials_ < 1 || trials_ > 100000) {
+    throw UsageError(fmt::format("--trials is {}, expected 1 to 100,000", trials_));
+  }
+  if (first_trial_ < 0 || first_trial_ > 1000000) {
+    throw UsageError(fmt::format("--first-trial is {}, expected 0 to 1,000,000", first_trial_));
+  }
+  Lengths();
+  const std::vector<std::string> budgets = BudgetNames();
+  for (const std::string& budget : lists_.budgets) {
+    if (std::find(budgets.begin(), budgets.end(), budget) == budgets.end()) {
+      throw UsageError(
+          fmt::format("there is no budget '{}', only {}", budget, fmt::join(budgets, ", ")));
+    }
+  }
+  for (const std::string& window : lists_.windows) {
+    for (const std::string& scorer : lists_.scorers) {
+      const PlanFlags flags = plan_.With(ParseScorer(scorer).first, ParseWindow(window), "");
+      for (const std::string& keep : lists_.keeps) flags.Check(keep);
+    }
+  }
+}
+
+std::vector<int64_t> EvalFlags::Lengths() const {
+  std::vector<int64_t> lengths;
+  for (const std::string& text : lengths_) {
+    const int64_t length = ParseCount("--length", text, 1, "a number of tokens");
+    if (std::find(lengths.begin(), lengths.end(), length) == lengths.end()) {
+      lengths.push_back(length);
+    }
+  }
+  return lengths;
+}
+
+void EvalFlags::CheckLengths(int64_t low, int64_t high, const std::string& why) const {
+  for (int64_t length : Lengths()) {
+    if (length >= low && length <= high) continue;
+    throw UsageError(
+        fmt::format("--length is {}, expected from {} to {}, {}", length, low, high, why));
+  }
+}
+
+std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions& options) const {
+  std::vector<TriedPlan> plans = {{Plan(), ""}};
+  for (const std::string& text : lists_.scorers) {
+    const auto [scorer, calibration] = ParseScorer(text);
+    std::shared_ptr<const Calibration> shared;
+    for (const std::string& window : lists_.windows) {
+      for (const std::string& keep : lists_.keeps) {
+        TriedPlan tried;
+        tried.calibration = calibration;
+        tried.plan = plan_.With(scorer, ParseWindow(window), calibration)
+                         .ForModel(model, model_.File(), keep);
+        // One for all of a scorer's plans, which is how it is known that one judgement serves them.
+        if (shared) tried.plan.calibration = shared;
+        shared = tried.plan.calibration;
+        for (const std::string& budget : lists_.budgets) {
+          tried.plan.budget = budget;
+          if (while_reading_ && !tried.full()) {
+            const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
+            tried.plan.chunkwise = tried.plan.chunkwise || repeats;
+          }
+          MakeSession(model, tried.plan, options);  // refuses before the first minute
+          plans.push_back(tried);
+        }
+      }
+    }
+  }
+  return plans;
+}
+
+Compression EvalFlags::compression(std::span<const TriedPlan> plans) const {
+  const bool on_the_way =
+      while_reading_ || std::any_of(plans.begin(), plans.end(), [](const TriedPlan& tried) {
+        return tried.plan.chunkwise || tried.plan.kv_limit > 0;
+      });
+  return on_the_way ? Compression::kWhileReading : Compression::kAfterReading;
+}
+
+std::string EvalFlags::Settings(const Json& task, const TriedPlan& tried) const {
+  Json json = task;
+  const Plan& plan = tried.plan;
+  if (!tried.full()) {
+    AddPlan(json.emplace_back(Json::object()), plan);
+    json.push_back({plan.budget, plan.head_floor, plan.seed, plan.chunkwise, plan.kv_limit});
+    if (plan.calibration) json.push_back(CalibrationDigest(plan));
+    if (while_reading_) json.push_back("while reading");
+  }
+  const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
+}
+
+std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::string& flag) {
+  std::error_code ignored;
+  if (names.empty()) {
+    if (!fs::is_directory(kCheckoutEssays, ignored)) {
+      throw UsageError(fmt::format("which text to read? Give {} FILES", flag));
+    }
+    names.emplace_back(kCheckoutEssays);
+  }
+  const auto read = [](const fs::path& file) {
+    try {
+      return ReadDocument(file);
+    } catch (const Error& error) {
+      throw UsageError(error.what());
+    }
+  };
+  std::vector<std::string> documents;
+  for (const std::string& name : names) {
+    if (!fs::is_directory(name, ignored)) {
+      documents.push_back(read(name));
+      continue;
+    }
+    std::vector<fs::path> files;
+    for (const fs::directory_entry& entry : fs::directory_iterator(name)) {
+      if (entry.path().extension() == ".txt") files.push_back(entry.path());
+    }
+    if (files.empty()) throw UsageError(fmt::format("there is no .txt file in {}", name));
+    std::sort(files.begin(), files.end());
+    for (const fs::path& file : files) documents.push_back(read(file));
+  }
+  return documents;
+}
+
+int64_t ContextOf(const Model& model, const SessionOptions& options) {
+  return options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
+}
+
+void AddTried(Json& json, const Model& model, int64_t length, const TriedPlan& tried,
+              const EvalFlags& flags) {
+  const TriedPlan all[] = {tried};
+  json["model"] = model.info().name;
+  json["length"] = length;
+  AddPlan(json, tried.plan);
+  json["calibration"] = tried.calibration.empty() ? Json() : Json(tried.calibration);
+  json["while_reading"] = flags.compression(all) == Compression::kWhileReading;
+}
+
+void AddMeans(Json& json, const ReadingMeans& means, const ReadingMeans& full,
+              const EvalFlags& flags, const SessionOptions& options) {
+  json["kept_fraction"] = means.kept_fraction;
+  json["kv_bytes"] = means.kv_bytes;
+  json["full_kv_bytes"] = full.kv_bytes;
+  json["context_tokens"] = means.tokens;
+  json["read_s"] = means.read_s;
+  json["score_s"] = means.score_s;
+  json["trials"] = flags.trials();
+  json["first_trial"] = flags.first_trial();
+  json["seed"] = flags.seed();
+  json["threads"] = options.n_threads;
+  json["cpu"] = CpuName();
+}
+
+std::vector<std::string> PlanCells(const TriedPlan& tried, int64_t length) {
+  const Plan& plan = tried.plan;
+  std::vector<std::string> cells = {WithCommas(length)};
+  if (tried.full()) {
+    cells.insert(cells.end(), {"full cache", "", "", ""});
+  } else {
+    const std::string file =
+        tried.calibration.empty() ? "" : "@" + fs::path(tried.calibration).filename().string();
+    cells.insert(cells.end(), {plan.scorer + file, plan.keep.ToString(), plan.budget,
+                               fmt::format("{}", plan.window)});
+  }
+  return cells;
+}
+
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  const auto is_left = [](size_t column) { return column == 1 || column == 3; };  // names
+  std::vector<size_t> widths(rows.front().size(), 3);  // Markdown wants three dashes
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string table;
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      table += is_left(i) ? fmt::format("| {:<{}} ", row[i], widths[i])
+                          : fmt::format("| {:>{}} ", row[i], widths[i]);
+    }
+    table += "|\n";
+    if (&row != &rows.front()) continue;
+    for (size_t i = 0; i < row.size(); ++i) {
+      const std::string dashes(widths[i] - 1, '-');
+      table += fmt::format("| {} ", is_left(i) ? dashes + "-" : dashes + ":");
+    }
+    table += "|\n";
+  }
+  return table;
+}
+
+}  // namespace pith::cli

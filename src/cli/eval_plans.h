@@ -1,0 +1,222 @@
+// What the tasks of `pith eval` share: flags, the plans that are tried, and going on where a run
+// was stopped.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "cli/progress_bar.h"
+#include "cli/report.h"
+#include "eval/branches.h"
+#include "eval/trial_log.h"
+
+namespace pith::cli {
+
+// A plan and how the user named its scorer and calibration.
+struct TriedPlan {
+  Plan plan;
+  std::string calibration;  // file of NAME@FILE, empty: the default one
+
+  bool full() const { return plan.keep.kind == Keep::Kind::kAll; }
+};
+
+class EvalFlags {
+ public:
+  // --length --trials --first-trial --seed --while-reading --out --json, model and plan. `trials`
+  // says in the help what a trial is.
+  void AddTo(CommandLine& line, const std::string& trials);
+  // Throws UsageError for values that make no sense. Needs no model.
+  void Check() const;
+
+  Model LoadModel() const { return model_.Load(); }
+  SessionOptions ForSession(const Model& model) const { return model_.ForSession(model); }
+  // Without those that are there twice.
+  std::vector<int64_t> Lengths() const;
+  // Throws UsageError unless all lengths are from `low`, which `why` explains, to `high`.
+  void CheckLengths(int64_t low, int64_t high, const std::string& why) const;
+  // The full cache, then every scorer with every keep, budget and window. Throws UsageError for one
+  // that makes no sense for the model.
+  std::vector<TriedPlan> Plans(const Model& model, const SessionOptions& options) const;
+  Compression compression(std::span<const TriedPlan> plans) const;
+
+  // 16 hex digits of all that an outcome depends on but length and trial; `task` is what the task
+  // adds to it: its version, texts, prompts.
+  std::string Settings(const nlohmann::ordered_json& task, const TriedPlan& plan) const;
+
+  uint64_t seed() const { return seed_; }
+  int trials() const { return trials_; }
+  int first_trial() const { return first_trial_; }
+  const std::string& out() const { return out_; }
+  bool json() const { return json_; }
+
+ private:
+  ModelFlags model_;
+  PlanFlags plan_{"25%", kAutoScorer};
+  PlanLists lists_ = {{"25%"}, {kAutoScorer}, {Plan().budget}, {std::to_string(Plan().window)}};
+  std::vector<std::string> lengths_ = {"2048"};
+  std::string out_;
+  uint64_t seed_ = 42;
+  int trials_ = 40;
+  int first_trial_ = 0;
+  bool while_reading_ = false;
+  bool json_ = false;
+};
+
+// The files named; of a folder all its .txt files; without names those of a checkout. `flag` is the
+// one that names them. Throws UsageError.
+std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::string& flag);
+inline constexpr char kCheckoutEssays[] = ".deps/texts/essays";
+
+// length | scorer | keep | budget | window, as a table's cells.
+std::vector<std::string> PlanCells(const TriedPlan& plan, int64_t length);
+// A Markdown table whose columns line up. The first row is its head; the first cells are a plan's.
+std::string Table(const std::vector<std::vector<std::string>>& rows);
+
+// Means over trials.
+struct ReadingMeans {
+  double kept_fraction = 0;
+  double tokens = 0;
+  double kv_bytes = 0;
+  double read_s = 0;
+  double score_s = 0;
+};
+
+// Tokens that a session may read.
+int64_t ContextOf(const Model& model, const SessionOptions& options);
+
+// `model`, `length`, the plan with its `calibration`, `while_reading`.
+void AddTried(nlohmann::ordered_json& json, const Model& model, int64_t length,
+              const TriedPlan& plan, const EvalFlags& flags);
+// `kept_fraction`, `kv_bytes`, `full_kv_bytes`, `context_tokens`, `read_s`, `score_s`, `trials`,
+// `first_trial`, `seed`, `threads`, `cpu`.
+void AddMeans(nlohmann::ordered_json& json, const ReadingMeans& means, const ReadingMeans& full,
+              const EvalFlags& flags, const SessionOptions& options);
+
+template <typename Outcome>
+ReadingMeans MeansOf(const std::vector<Outcome>& outcomes) {
+  ReadingMeans sum;
+  for (const ReadingStats& stats : outcomes) {
+    sum.kept_fraction +=
+        static_cast<double>(stats.entries) / static_cast<double>(stats.entries_full);
+    sum.tokens += static_cast<double>(stats.tokens);
+    sum.kv_bytes += static_cast<double>(stats.kv_bytes);
+    sum.read_s += stats.read_s;
+    sum.score_s += stats.score_s;
+  }
+  for (double* mean : {&sum.kept_fraction, &sum.tokens, &sum.kv_bytes, &sum.read_s, &sum.score_s}) {
+    *mean /= static_cast<double>(outcomes.size());
+  }
+  return sum;
+}
+
+// One plan at one length, over all trials.
+template <typename Outcome>
+struct Cell {
+  TriedPlan tried;
+  int64_t length = 0;
+  std::string settings;
+  std::vector<Outcome> outcomes;  // [trials]
+};
+
+// Records of all cells as a list, or as one record where one plan was tried at one length.
+// `record(cell, full)` makes one, `full` being the cell of the full cache at the same length.
+template <typename Outcome, typename Record>
+void PrintRecords(const std::vector<Cell<Outcome>>& cells, const Record& record) {
+  auto records = nlohmann::ordered_json::array();
+  const Cell<Outcome>* full = nullptr;
+  int n_lengths = 0;
+  for (const Cell<Outcome>& cell : cells) {
+    if (cell.tried.full()) {
+      full = &cell;
+      ++n_lengths;
+    }
+    records.push_back(record(cell, *full));
+  }
+  PrintJson(n_lengths == 1 && cells.size() <= 2 ? records.back() : records);
+}
+
+template <typename Outcome>
+TrialRecord<Outcome> RecordOf(const Cell<Outcome>& cell, int trial, const Outcome& outcome) {
+  const Plan& plan = cell.tried.plan;
+  TrialRecord<Outcome> record;
+  record.settings = cell.settings;
+  record.length = cell.length;
+  record.trial = trial;
+  record.keep = plan.keep.ToString();
+  if (!cell.tried.full()) {
+    record.scorer = plan.scorer;
+    record.calibration = cell.tried.calibration;
+    record.budget = plan.budget;
+    record.window = plan.window;
+  }
+  record.outcome = outcome;
+  return record;
+}
+
+// For every length the full cache first, then all other plans; those whose settings are the same
+// once. Outcomes that are in the log are taken from there; for the others `run(trial, length,
+// plans)` gives one outcome per plan.
+template <typename Outcome, typename Run>
+std::vector<Cell<Outcome>> RunCells(const EvalFlags& flags, const nlohmann::ordered_json& task,
+                                    std::span<const TriedPlan> plans, const char* label,
+                                    const Run& run) {
+  struct Job {
+    int trial;
+    std::vector<Cell<Outcome>*> missing;
+  };
+  std::vector<Cell<Outcome>> cells;
+  for (int64_t length : flags.Lengths()) {
+    const size_t first = cells.size();
+    for (const TriedPlan& tried : plans) {
+      Cell<Outcome> cell = {tried, length, flags.Settings(task, tried), {}};
+      const bool known =
+          std::any_of(cells.begin() + static_cast<std::ptrdiff_t>(first), cells.end(),
+                      [&](const auto& other) { return other.settings == cell.settings; });
+      if (known) continue;
+      cell.outcomes.resize(static_cast<size_t>(flags.trials()));
+      cells.push_back(std::move(cell));
+    }
+  }
+  TrialLog<Outcome> log(flags.out());
+  std::vector<Job> jobs;
+  // All lengths of a trial before the next trial, so that the time left is right from the start.
+  for (int i = 0; i < flags.trials(); ++i) {
+    for (size_t begin = 0; begin < cells.size();) {
+      const int64_t length = cells[begin].length;
+      Job job = {flags.first_trial() + i, {}};
+      for (; begin < cells.size() && cells[begin].length == length; ++begin) {
+        Cell<Outcome>& cell = cells[begin];
+        if (const Outcome* known = log.Find(cell.settings, length, job.trial)) {
+          cell.outcomes[static_cast<size_t>(i)] = *known;
+        } else {
+          job.missing.push_back(&cell);
+        }
+      }
+      if (!job.missing.empty()) jobs.push_back(std::move(job));
+    }
+  }
+  ProgressBar bar(label, "trials");
+  const auto total = static_cast<int64_t>(jobs.size());
+  bar.Show(0, total);
+  for (int64_t done = 0; done < total;) {
+    const Job& job = jobs[static_cast<size_t>(done)];
+    std::vector<Plan> missing;
+    for (const Cell<Outcome>* cell : job.missing) missing.push_back(cell->tried.plan);
+    std::vector<Outcome> outcomes =
+        run(job.trial, job.missing.front()->length, std::span<const Plan>(missing));
+    for (size_t i = 0; i < outcomes.size(); ++i) {
+      log.Add(RecordOf(*job.missing[i], job.trial, outcomes[i]));
+      job.missing[i]->outcomes[static_cast<size_t>(job.trial - flags.first_trial())] =
+          std::move(outcomes[i]);
+    }
+    bar.Show(++done, total);
+  }
+  return cells;
+}
+
+}  // namespace pith::cli

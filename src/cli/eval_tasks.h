@@ -1,0 +1,24 @@
+// What `pith eval TASK` can measure.
+#pragma once
+
+#include <span>
+
+namespace pith::cli {
+
+struct EvalTask {
+  const char* name;
+  const char* summary;
+  // As Verb::run.
+  int (*run)(const EvalTask& task, std::span<char* const> arguments);
+};
+
+int EvalNeedle(const EvalTask& task, std::span<char* const> arguments);
+int EvalKld(const EvalTask& task, std::span<char* const> arguments);
+
+inline constexpr EvalTask kEvalTasks[] = {
+    {"needle", "hide a number in a long text, compress, then ask for it (RULER's niah_single_2)",
+     EvalNeedle},
+    {"kld", "how far compression moves the predictions of running text (KL divergence)", EvalKld},
+};
+
+}  // namespace pith::cli

@@ -1,0 +1,77 @@
+#include "eval/branches.h"
+
+#include <algorithm>
+
+#include "scorers/scorer.h"
+
+namespace pith {
+namespace {
+
+bool KeepsAll(const Plan& plan) { return plan.keep.kind == Keep::Kind::kAll; }
+
+void ReadText(Session& session, std::span<const Token> opening, std::span<const Token> text) {
+  ReadOptions pinned;
+  pinned.pin = true;
+  if (!opening.empty()) session.Read(opening, pinned);
+  session.Read(text);
+}
+
+ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats) {
+  const CacheStats cache = session.stats();
+  ReadingStats stats;
+  stats.tokens = cache.tokens;
+  stats.entries = cache.entries;
+  stats.entries_full = cache.entries_full;
+  stats.kv_bytes = cache.kv_bytes;
+  stats.read_s = times.read_s - times.score_s;
+  stats.score_s = repeats ? times.score_s : 0;
+  return stats;
+}
+
+bool Repeats(const Plan& plan, const Model& model) {
+  return !KeepsAll(plan) && MakeScorer(plan, model.info())->needs().repeat_pass;
+}
+
+bool SameJudge(const Plan& a, const Plan& b) {
+  return a.scorer == b.scorer && a.calibration == b.calibration && a.seed == b.seed;
+}
+
+// A session that reads for all plans and evicts nothing.
+Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOptions options) {
+  std::vector<Plan> judges;
+  for (const Plan& plan : plans) {
+    const auto same = [&](const Plan& judge) { return SameJudge(judge, plan); };
+    if (KeepsAll(plan) || std::any_of(judges.begin(), judges.end(), same)) continue;
+    judges.push_back(plan);
+    judges.back().keep = Keep();
+    judges.back().keep.kind = Keep::Kind::kFraction;
+    judges.back().budget = Plan().budget;
+  }
+  if (judges.empty()) return Session(model, Plan(), options);
+  options.also_judge.assign(judges.begin() + 1, judges.end());
+  return Session(model, judges.front(), options);
+}
+
+}  // namespace
+
+void ForEachPlan(
+    const Model& model, std::span<const Token> opening, std::span<const Token> text,
+    std::span<const Plan> plans, Compression compression, const SessionOptions& options,
+    const std::function<void(size_t index, Session& session, const ReadingStats& stats)>& use) {
+  if (compression == Compression::kWhileReading) {
+    for (size_t i = 0; i < plans.size(); ++i) {
+      Session session(model, plans[i], options);
+      ReadText(session, opening, text);
+      use(i, session, StatsOf(session, session.times(), Repeats(plans[i], model)));
+    }
+    return;
+  }
+  Session reader = SharedReader(model, plans, options);
+  ReadText(reader, opening, text);
+  for (size_t i = 0; i < plans.size(); ++i) {
+    Session branch = KeepsAll(plans[i]) ? reader.Fork() : reader.Fork(plans[i]);
+    use(i, branch, StatsOf(branch, reader.times(), Repeats(plans[i], model)));
+  }
+}
+
+}  // namespace pith

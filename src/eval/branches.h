@@ -1,0 +1,43 @@
+// One text, compressed by several plans.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "pith/model.h"
+#include "pith/plan.h"
+#include "pith/session.h"
+
+namespace pith {
+
+// How the text meets the plans.
+enum class Compression {
+  // The text is read once with the full cache and judged by the scorers of all plans; every plan
+  // evicts from a branch of its own. Judging by repetition does the same anyway; other scorers
+  // evict with what attention over the full cache has left behind.
+  kAfterReading,
+  // The text is read anew for every plan, which evicts while it is read.
+  kWhileReading,
+};
+
+// Of a text that was read and compressed, before anything else is read.
+struct ReadingStats {
+  int64_t tokens = 0;
+  int64_t entries = 0;
+  int64_t entries_full = 0;
+  uint64_t kv_bytes = 0;
+  double read_s = 0;   // reading, judging by repetition left out; a shared reading counts for each
+  double score_s = 0;  // judging by repetition, for all plans that share it
+};
+
+// Calls `use` for one plan after the other with a session that has read `opening` (may be empty),
+// which is never evicted, and `text`, compressed by plans[index]. A plan that keeps all is the full
+// cache. With kAfterReading the plans may differ in scorer, calibration, seed, keep, budget, window
+// and sinks only. Throws what Session throws.
+void ForEachPlan(
+    const Model& model, std::span<const Token> opening, std::span<const Token> text,
+    std::span<const Plan> plans, Compression compression, const SessionOptions& options,
+    const std::function<void(size_t index, Session& session, const ReadingStats& stats)>& use);
+
+}  // namespace pith
