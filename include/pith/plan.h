@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,8 +35,11 @@ uint64_t ParseBytes(std::string_view text);
 struct Plan {
   Keep keep;
   std::string scorer = "qfilter";  // see ScorerNames()
-  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau; otherwise "global"
-  // where the scorer's worths can be compared between heads, "uniform" where they cannot.
+  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau, and for a fraction
+  // where the calibration tells how the scorer's worths are spread (WorthQuantiles); otherwise
+  // "global" where worths can be compared between heads, "uniform" where they cannot. With a
+  // fraction, "threshold" looks for the tau that gives it as the text goes by: the cache grows with
+  // what is read, and at the end of a Read is never above the fraction.
   std::string budget = "auto";
   // Part of an even share that every head keeps whatever the others need, [0, 1]; negative: 0.2 for
   // "adaptive" (AdaKV, arXiv 2407.11550, section 3.3), 0 for the others.
@@ -53,6 +57,19 @@ struct Plan {
   uint64_t kv_limit = 0;                           // bytes the cache may allocate, 0: no limit
   std::shared_ptr<const Calibration> calibration;  // needed by "qfilter" and "kvzap"
 };
+
+// What is known of the worths that the plan's scorer gives: evenly spaced quantiles over other
+// texts, all layers and heads together, ascending. Empty unless its calibration has them.
+std::span<const float> WorthQuantiles(const Plan& plan);
+
+// Where the plan's tau lies among them.
+enum class TauReach {
+  kUnknown,  // no tau, or no quantiles
+  kWithin,
+  kBelowAll,  // it keeps everything
+  kAboveAll,  // it keeps nothing but sinks and window
+};
+TauReach ReachOfTau(const Plan& plan);
 
 std::vector<std::string> ScorerNames();
 std::vector<std::string> BudgetNames();  // "auto" first

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -18,7 +19,9 @@ struct BudgetLimits {
   int32_t window_begin = 0;  // entries at this position and later stay
   int64_t total = 0;         // entries that may stay over all heads given, >= 0
   double head_floor = -1;    // Plan::head_floor; negative: the budget's own
-  double tau = 0;            // of ThresholdBudget, which has no total
+  double tau = 0;            // of ThresholdBudget, which has no total; may be infinite
+  // Of ThresholdBudget: entries before this position were judged by an earlier tau, and stay.
+  int32_t judged_begin = std::numeric_limits<int32_t>::min();
 };
 
 // Entries to evict, per head given, as indices in descending order.

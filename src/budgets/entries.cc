@@ -37,10 +37,12 @@ void CheckPlan(const Plan& plan) {
          "number of entries",
          plan.keep.ToString(), plan.budget);
   }
-  if (!has_tau && plan.budget == "threshold") {
+  const bool counts =
+      plan.keep.kind == Keep::Kind::kEntries || plan.keep.kind == Keep::Kind::kBytes;
+  if (counts && plan.budget == "threshold") {
     Fail(ErrorCode::kInvalidArgument,
-         "the budget threshold keeps what is worth at least a tau such as tau=-4, but was told to "
-         "keep {}",
+         "the budget threshold keeps what is worth at least a tau such as tau=-4, or a fraction, "
+         "but was told to keep {}",
          plan.keep.ToString());
   }
   if (!(plan.head_floor <= 1)) {

@@ -39,14 +39,19 @@ std::vector<fs::path> CalibrationsIn(const fs::path& folder) {
 
 }  // namespace
 
+bool HoldsFor(const Calibration& calibration, const std::string& scorer) {
+  return scorer == "qfilter" ? !calibration.q_filters.empty() : calibration.kvzap.has_value();
+}
+
 std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs::path& model_file,
                                                    const std::string& scorer) {
   std::error_code error;
   const fs::path beside = fs::path(model_file).replace_extension(kExtension);
+  std::shared_ptr<const Calibration> of_model;
   if (fs::is_regular_file(beside, error)) {
-    auto calibration = std::make_shared<const Calibration>(Calibration::Load(beside));
-    calibration->CheckFits(model.info());
-    return calibration;
+    of_model = std::make_shared<const Calibration>(Calibration::Load(beside));
+    of_model->CheckFits(model.info());
+    if (HoldsFor(*of_model, scorer)) return of_model;
   }
   for (const fs::path& folder : Folders()) {
     for (const fs::path& file : CalibrationsIn(folder)) {
@@ -59,14 +64,14 @@ std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs:
             fingerprint->second != model.info().fingerprint) {
           continue;
         }
-        if (scorer == "kvzap" ? !calibration.kvzap : calibration.q_filters.empty()) continue;
+        if (!HoldsFor(calibration, scorer)) continue;
         return std::make_shared<const Calibration>(std::move(calibration));
       } catch (const Error&) {
         continue;
       }
     }
   }
-  return nullptr;
+  return of_model;
 }
 
 }  // namespace pith::cli

@@ -28,7 +28,7 @@ constexpr char kCompressed[] = "compressed";
 
 struct CompareFlags {
   ModelFlags model;
-  PlanFlags plan{"25%"};
+  PlanFlags plan{"25%", kAutoScorer};
   std::string document_file;
   int max_document_tokens = 0;
   int tail_tokens = 256;
@@ -308,6 +308,8 @@ int Compare(const Verb& verb, std::span<char* const> arguments) {
     throw UsageError(fmt::format("--depth is {}, expected 0 to 100", flags.depth));
   }
   flags.plan.Check();
+  flags.plan.SetReading(Reading::kDocument);
+  if (!flags.worker.empty()) flags.plan.BeQuiet();  // the process that was called tells
   if (flags.worker == kFull || flags.worker == kCompressed) return Work(flags);
   if (!flags.worker.empty()) throw UsageError("--worker is full or compressed");
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <set>
 #include <system_error>
 
 #include "base/fail.h"
@@ -41,22 +42,30 @@ void CheckKnown(const char* what, const std::string& name, const std::vector<std
   }
 }
 
-// A threshold beyond all that the surrogate gave the texts it was tried on.
-void WarnOfTau(const Plan& plan) {
-  if (plan.keep.kind != Keep::Kind::kThreshold || plan.scorer != "kvzap") return;
-  if (!plan.calibration || !plan.calibration->kvzap) return;
-  const std::vector<float>& quantiles = plan.calibration->kvzap->quantiles;
-  if (quantiles.empty()) return;
-  if (plan.keep.tau < quantiles.front()) {
-    fmt::print(stderr,
-               "pith: {} is below everything that the scorer gives (from {:.2f}): it keeps all\n",
-               plan.keep.ToString(), quantiles.front());
-  } else if (plan.keep.tau > quantiles.back()) {
-    fmt::print(stderr,
-               "pith: {} is above everything that the scorer gives (up to {:.2f}): it keeps "
-               "nothing but sinks and window\n",
-               plan.keep.ToString(), quantiles.back());
+// At most once in a process, however many plans it makes.
+void TellOnce(const std::string& sentence) {
+  static std::set<std::string> told;
+  if (!sentence.empty() && told.insert(sentence).second) {
+    fmt::print(stderr, "pith: {}\n", sentence);
   }
+}
+
+// Empty unless a threshold is beyond all that the scorer is known to give.
+std::string TauNotice(const Plan& plan) {
+  switch (ReachOfTau(plan)) {
+    case TauReach::kBelowAll:
+      return fmt::format("{} is below everything that {} gives (from {:.2f}): it keeps all",
+                         plan.keep.ToString(), plan.scorer, WorthQuantiles(plan).front());
+    case TauReach::kAboveAll:
+      return fmt::format(
+          "{} is above everything that {} gives (up to {:.2f}): it keeps nothing but sinks and "
+          "window",
+          plan.keep.ToString(), plan.scorer, WorthQuantiles(plan).back());
+    case TauReach::kWithin:
+    case TauReach::kUnknown:
+      break;
+  }
+  return {};
 }
 
 }  // namespace
@@ -115,21 +124,36 @@ void PlanFlags::AddTo(CommandLine& line) {
               "what stays of the cache: a fraction (25%), entries per head (512), bytes in all "
               "(64MiB), or what the scorer finds worth as much (tau=-4)");
   AddBudgetTo(line);
+  AddScorerAndWindowTo(line);
   AddRestTo(line);
 }
 
 void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps) {
   AddKeepsTo(line, keeps);
   AddBudgetTo(line);
+  AddScorerAndWindowTo(line);
   AddRestTo(line);
 }
 
-void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps,
-                      std::vector<std::string>& budgets) {
-  AddKeepsTo(line, keeps);
-  line.List("--budget", budgets, "NAME,...",
+void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
+  AddKeepsTo(line, lists.keeps);
+  line.List("--budget", lists.budgets, "NAME,...",
             "who shares what stays, each tried in turn: " + JoinedBudgets());
+  line.List("--scorer", lists.scorers, "NAME,...",
+            "which entries stay, each tried in turn: " + JoinedScorers() +
+                "; NAME@FILE takes another calibration for it");
+  line.List("--window", lists.windows, "N,...",
+            "most recent entries, never dropped, each tried in turn");
   AddRestTo(line);
+}
+
+PlanFlags PlanFlags::With(const std::string& scorer, int window,
+                          const std::string& calibration) const {
+  PlanFlags flags = *this;
+  flags.plan_.scorer = scorer;
+  flags.plan_.window = window;
+  if (!calibration.empty()) flags.calibration_ = calibration;
+  return flags;
 }
 
 void PlanFlags::AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps) {
@@ -145,15 +169,21 @@ void PlanFlags::AddBudgetTo(CommandLine& line) {
                   " (auto: all heads of the model where the scorer can compare them)");
 }
 
+void PlanFlags::AddScorerAndWindowTo(CommandLine& line) {
+  line.Option("--scorer", plan_.scorer, "NAME",
+              "which entries stay: " + JoinedScorers() +
+                  " (auto: kvzap if the model has a surrogate for it, otherwise what is best "
+                  "without)");
+  line.Option("--window", plan_.window, "N", "most recent entries, never dropped");
+}
+
 void PlanFlags::AddRestTo(CommandLine& line) {
-  line.Option("--scorer", plan_.scorer, "NAME", "which entries stay: " + JoinedScorers());
   line.Option("--head-floor", head_floor_, "X",
               "part of an even share that every head keeps whatever the others need, 0 to 1 "
               "(default: 0.2 with --budget adaptive, else 0)");
   line.Flag("--chunkwise", plan_.chunkwise,
             "scorers that repeat the text: judge and evict every 2,048 tokens, for documents whose "
             "whole cache does not fit into memory");
-  line.Option("--window", plan_.window, "N", "most recent entries, never dropped");
   line.Option("--sinks", plan_.sinks, "N", "first entries, never dropped");
   line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
   line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
@@ -179,7 +209,7 @@ Plan PlanFlags::Parsed(const std::string& keep) const {
           "--keep {} is smaller than the {} entries that always stay ({} sinks and a window of {})",
           plan.keep.entries, kept_always, plan.sinks, plan.window));
     }
-    CheckKnown("scorer", plan.scorer, ScorerNames());
+    if (plan.scorer != kAutoScorer) CheckKnown("scorer", plan.scorer, ScorerNames());
     CheckKnown("budget", plan.budget, BudgetNames());
     if (!head_floor_.empty()) plan.head_floor = ParseHeadFloor(head_floor_);
     return plan;
@@ -189,28 +219,35 @@ Plan PlanFlags::Parsed(const std::string& keep) const {
 Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_file,
                          const std::string& keep) const {
   Plan plan = Parsed(keep);
-  plan.calibration = CalibrationFor(plan, model, model_file);
-  WarnOfTau(plan);
+  if (plan.scorer == kAutoScorer) {
+    ScorerChoice choice =
+        ChooseScorer(model, model_file, plan.keep, reading_, GivenCalibration(model));
+    plan.scorer = choice.scorer;
+    plan.calibration = choice.calibration;
+    if (!quiet_) TellOnce(choice.notice);
+  } else {
+    plan.calibration = CalibrationFor(plan, model, model_file);
+  }
+  if (!quiet_) TellOnce(TauNotice(plan));
   return plan;
+}
+
+std::shared_ptr<const Calibration> PlanFlags::GivenCalibration(const Model& model) const {
+  if (calibration_.empty()) return nullptr;
+  auto calibration = std::make_shared<const Calibration>(Calibration::Load(calibration_));
+  calibration->CheckFits(model.info());
+  return calibration;
 }
 
 std::shared_ptr<const Calibration> PlanFlags::CalibrationFor(
     const Plan& plan, const Model& model, const std::filesystem::path& model_file) const {
-  if (!calibration_.empty()) {
-    auto calibration = std::make_shared<const Calibration>(Calibration::Load(calibration_));
-    calibration->CheckFits(model.info());
-    return calibration;
-  }
+  if (!calibration_.empty()) return GivenCalibration(model);
   if (!NeedsCalibration(plan)) return nullptr;
   std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file, plan.scorer);
   if (!calibration) {
-    const std::string target =
-        std::filesystem::path(model_file).replace_extension(".pithcal").string();
     Fail(ErrorCode::kNotFound,
-         "no calibration for {} fits {}: make one with 'pith calibrate{} -m {} --corpus FILES -o "
-         "{}', or choose a --scorer that needs none",
-         plan.scorer, model_file.string(), plan.scorer == "kvzap" ? " --kvzap linear" : "",
-         model_file.string(), target);
+         "no calibration for {} fits {}: make one with {}, or choose a --scorer that needs none",
+         plan.scorer, model_file.string(), CalibrateCommand(plan.scorer, model_file));
   }
   return calibration;
 }
@@ -225,10 +262,6 @@ void PlanFlags::RefuseBeside(const std::string& snapshot, const CommandLine& lin
           flag, snapshot));
     }
   }
-}
-
-void PlanFlags::PreferScorer(const std::string& scorer, const CommandLine& line) {
-  if (!line.Given("--scorer")) plan_.scorer = scorer;
 }
 
 void SamplingFlags::AddTo(CommandLine& line) {

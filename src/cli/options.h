@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/command_line.h"
+#include "cli/scorer_choice.h"
 #include "pith/pith.h"
 
 namespace pith::cli {
@@ -32,8 +33,13 @@ class ModelFlags {
   int n_batch_ = SessionOptions().n_batch;
 };
 
-// Judges a document that is read before it is known what will be asked.
-inline constexpr char kDocumentScorer[] = "kvzip";
+// What verbs that try several plans take lists of.
+struct PlanLists {
+  std::vector<std::string> keeps;
+  std::vector<std::string> scorers;
+  std::vector<std::string> budgets;
+  std::vector<std::string> windows;
+};
 
 // --keep --scorer --budget --head-floor --chunkwise --window --sinks --skip-layers --key-codec
 // --value-codec --calibration --kv-limit
@@ -47,21 +53,26 @@ class PlanFlags {
   void AddTo(CommandLine& line);
   void AddTo(CommandLine& line, std::vector<std::string>& keeps);  // for verbs that try several
   // The plans made here have the budget "auto"; the verb sets those it tries itself.
-  void AddTo(CommandLine& line, std::vector<std::string>& keeps, std::vector<std::string>& budgets);
+  void AddTo(CommandLine& line, PlanLists& lists);
+  // These flags with another scorer and window and, unless it is empty, another calibration.
+  PlanFlags With(const std::string& scorer, int window, const std::string& calibration) const;
 
   // Throws UsageError when one of them was given although `snapshot` brings its own plan; a
   // calibration it does not bring.
   void RefuseBeside(const std::string& snapshot, const CommandLine& line) const;
-  // The scorer unless --scorer was given.
-  void PreferScorer(const std::string& scorer, const CommandLine& line);
+  // What "auto" means as a scorer where the best one cannot be had; conversations unless said.
+  void SetReading(Reading reading) { reading_ = reading; }
+  // Nothing is told on standard error: for a process that works for another one.
+  void BeQuiet() { quiet_ = true; }
 
   // Throws UsageError for values that make no sense. Needs no model, so that it can be called
   // first.
   void Check() const { (void)Parsed(keep_); }
   void Check(const std::string& keep) const { (void)Parsed(keep); }
 
-  // The plan, with the calibration found if it needs one. Throws UsageError, and Error when there
-  // is no calibration or it is another model's.
+  // The plan, with the scorer chosen and the calibration found if it needs one. Tells once on
+  // standard error if a better scorer is missed, or a threshold lets everything or nothing through.
+  // Throws UsageError, and Error when there is no calibration or it is another model's.
   Plan ForModel(const Model& model, const std::filesystem::path& model_file) const {
     return ForModel(model, model_file, keep_);
   }
@@ -74,14 +85,18 @@ class PlanFlags {
  private:
   void AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps);
   void AddBudgetTo(CommandLine& line);
+  void AddScorerAndWindowTo(CommandLine& line);
   void AddRestTo(CommandLine& line);
   Plan Parsed(const std::string& keep) const;
+  std::shared_ptr<const Calibration> GivenCalibration(const Model& model) const;
 
   std::string keep_;
   Plan plan_;
   std::string head_floor_;
   std::string calibration_;
   std::string kv_limit_;
+  Reading reading_ = Reading::kConversation;
+  bool quiet_ = false;
 };
 
 // --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n --seed

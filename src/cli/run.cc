@@ -19,7 +19,7 @@ namespace {
 
 struct RunFlags {
   ModelFlags model;
-  PlanFlags plan;
+  PlanFlags plan{"100%", kAutoScorer};
   SamplingFlags sampling;
   SourceFlags source;
   CacheFlags cache;

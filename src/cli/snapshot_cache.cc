@@ -24,7 +24,7 @@ constexpr char kExtension[] = ".pith";
 
 // Raised when the same key would mean another session, such as after a change of what a scorer
 // does.
-constexpr int kKeyVersion = 1;
+constexpr int kKeyVersion = 2;
 
 // What a process that was killed while it wrote has left is removed after this time.
 constexpr auto kLongestWrite = std::chrono::hours(1);

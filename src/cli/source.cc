@@ -84,7 +84,7 @@ void SourceFlags::Prepare(const CommandLine& line, PlanFlags& plan) {
       }
     }
   } else {
-    if (given()) plan.PreferScorer(kDocumentScorer, line);
+    if (given()) plan.SetReading(Reading::kDocument);
     plan.Check();
     if (!file_.empty()) texts_.push_back(ReadDocument(file_));
   }

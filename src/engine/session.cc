@@ -69,6 +69,9 @@ std::unique_ptr<Session::Impl> ForkImpl(Session::Impl& from, const Plan& plan) {
   fork->n_judged = from.n_judged;
   fork->text_begin = from.text_begin;
   fork->n_settled = from.n_settled;
+  if (fork->steering && from.steering && plan.scorer == from.plan.scorer) {
+    fork->steering->SetKnowledge(from.steering->knowledge());
+  }
   return fork;
 }
 

@@ -73,6 +73,11 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
   if (!backend_) Fail(ErrorCode::kIo, "ggml has no CPU backend");
+  const int64_t compressed_heads =
+      int64_t{model.info().n_layers - plan.skip_layers} * model.info().n_kv_heads;
+  if (compressed_heads > 0 && Steers(plan)) {
+    steering.emplace(WorthQuantiles(plan), compressed_heads);
+  }
   if (!options.also_judge.empty() && !EvictsNothing(plan)) {
     Fail(ErrorCode::kInvalidArgument,
          "other scorers can only judge along where nothing is evicted, but the plan keeps {}",
@@ -285,9 +290,11 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
     }
   }
   const bool by_worth = plan.keep.kind == Keep::Kind::kThreshold;
+  const bool is_writing = steering && slack > 0;
+  if (is_writing) n_total = n_read + kSteerHorizon;
   const int64_t per_head = by_worth ? 0 : KeptPerHead(n_total);
-  const bool is_due = by_worth ? n_read < n_settled || n_read - n_settled >= slack
-                               : n_entries > (per_head + slack) * compressed_heads;
+  const bool is_due = by_worth || steering ? n_read < n_settled || n_read - n_settled >= slack
+                                           : n_entries > (per_head + slack) * compressed_heads;
   if (is_due) {
     BudgetLimits limits;
     limits.sinks = plan.sinks;
@@ -295,7 +302,16 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
     limits.total = by_worth ? n_entries : per_head * compressed_heads;
     limits.head_floor = plan.head_floor;
     limits.tau = plan.keep.tau;
-    budget_->Allocate(candidates_, limits, verdicts_);
+    if (steering) {
+      const int64_t above = static_cast<int64_t>(kSteerSlack * static_cast<double>(n_read));
+      const int64_t most =
+          is_writing ? (KeptPerHead(n_read) + above) * compressed_heads : limits.total;
+      steering->Allocate(candidates_, limits,
+                         {plan.window, std::min(n_settled, n_read), n_total - n_read, most},
+                         verdicts_);
+    } else {
+      budget_->Allocate(candidates_, limits, verdicts_);
+    }
     for (size_t i = 0; i < candidates_.size(); ++i) {
       cache.Evict(candidates_[i].layer, candidates_[i].kv_head, verdicts_[i]);
     }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,7 @@
 
 #include "attention/attention.h"
 #include "budgets/budget.h"
+#include "budgets/steer.h"
 #include "cache/cache.h"
 #include "engine/repeat_pass.h"
 #include "engine/side_judge.h"
@@ -55,10 +57,11 @@ class Session::Impl {
   int n_threads;
   Cache cache;
   int64_t n_read = 0;
-  std::vector<Token> tokens;  // [n_read]
-  int64_t n_judged = 0;       // tokens that a repeat pass has judged, or that are pinned
-  int64_t text_begin = 0;     // first token of the text that a repeat pass repeats
-  int64_t n_settled = 0;      // n_read when entries were last compared with a tau
+  std::vector<Token> tokens;         // [n_read]
+  int64_t n_judged = 0;              // tokens that a repeat pass has judged, or that are pinned
+  int64_t text_begin = 0;            // first token of the text that a repeat pass repeats
+  int64_t n_settled = 0;             // n_read when it was last decided what stays
+  std::optional<Steering> steering;  // where a fraction is kept by a threshold
   std::vector<float> logits;
   std::vector<SideJudge> side_judges;  // SessionOptions::also_judge
   TimeStats times;
@@ -111,7 +114,7 @@ class Session::Impl {
   // Entries that a compressed head may keep once `n_total` tokens are read.
   int64_t KeptPerHead(int64_t n_total) const;
   // Evicts down to what the plan allows after `n_total` tokens, once heads are `slack` above it on
-  // average.
+  // average, or a threshold has not been applied for `slack` tokens.
   void Settle(int64_t n_total, int64_t slack);
   bool Compressed(int layer) const { return scorer_ && layer >= plan.skip_layers; }
 

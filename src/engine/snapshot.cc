@@ -27,6 +27,7 @@ SnapshotManifest ManifestOf(const Session::Impl& session,
   manifest.n_judged = session.n_judged;
   manifest.text_begin = session.text_begin;
   manifest.n_settled = session.n_settled;
+  if (session.steering) manifest.worths = session.steering->knowledge();
   for (int layer = 0; layer < info.n_layers; ++layer) {
     for (int h = 0; h < info.n_kv_heads; ++h) {
       manifest.entries.push_back(session.cache.n_entries(layer, h));
@@ -150,6 +151,7 @@ Session Session::Load(const Model& model, const std::filesystem::path& file,
   session->n_judged = manifest.n_judged;
   session->text_begin = manifest.text_begin;
   session->n_settled = manifest.n_settled;
+  if (session->steering && manifest.worths) session->steering->SetKnowledge(*manifest.worths);
   return Session(std::move(session));
 }
 

@@ -164,6 +164,24 @@ Plan ParsePlan(const Fields& fields, const std::string& name) {
   return plan;
 }
 
+Steering::Knowledge ParseWorths(const Fields& fields) {
+  Steering::Knowledge worths;
+  for (const Json& value : fields.Array("quantiles")) {
+    const float worth = value.is_number() ? value.get<float>() : NAN;
+    if (!std::isfinite(worth) || (!worths.quantiles.empty() && worth < worths.quantiles.back())) {
+      fields.Refuse("has \"quantiles\" that are not ascending numbers");
+    }
+    worths.quantiles.push_back(worth);
+  }
+  if (worths.quantiles.size() != Steering::kPoints) {
+    fields.Refuse(fmt::format("has {} \"quantiles\", expected {}", worths.quantiles.size(),
+                              Steering::kPoints));
+  }
+  worths.weight = fields.Double("weight");
+  if (worths.weight < 0) fields.Refuse("has a \"weight\" below zero");
+  return worths;
+}
+
 }  // namespace
 
 std::string ManifestText(const SnapshotManifest& manifest) {
@@ -195,6 +213,10 @@ std::string ManifestText(const SnapshotManifest& manifest) {
       {"entries", manifest.entries},
       {"notes", manifest.notes},
   };
+  if (manifest.worths) {
+    json["worths"] = {{"quantiles", manifest.worths->quantiles},
+                      {"weight", manifest.worths->weight}};
+  }
   for (const auto& section : manifest.sections) {
     json["sections"].push_back({{"name", section.name},
                                 {"offset", section.offset},
@@ -227,6 +249,7 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   manifest.n_judged = fields.Int("n_judged", 0, manifest.n_read);
   manifest.text_begin = fields.Int("text_begin", 0, manifest.n_judged);
   manifest.n_settled = fields.Int("n_settled", 0, manifest.n_read);
+  if (json.contains("worths")) manifest.worths = ParseWorths(fields.Object("worths"));
   const Json& entries = fields.Array("entries");
   const int64_t n_heads = int64_t{manifest.shape.n_layers} * manifest.shape.n_kv_heads;
   if (entries.size() != static_cast<uint64_t>(n_heads)) {
@@ -262,6 +285,8 @@ uint64_t CalibrationDigest(const Plan& plan) {
         surrogate.insert(surrogate.end(), part->begin(), part->end());
       }
     }
+    const std::span<const float> quantiles = WorthQuantiles(plan);
+    surrogate.insert(surrogate.end(), quantiles.begin(), quantiles.end());
   }
   const std::vector<float>& used = plan.scorer == "kvzap" ? surrogate : plan.calibration->q_filters;
   return XXH3_64bits(used.data(), used.size() * sizeof(float));

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "budgets/steer.h"
 #include "cache/cache.h"
 #include "pith/plan.h"
 
@@ -29,7 +31,8 @@ struct SnapshotManifest {
   int64_t n_judged = 0;
   int64_t text_begin = 0;
   int64_t n_settled = 0;
-  std::vector<int64_t> entries;  // [n_layers * n_kv_heads]
+  std::optional<Steering::Knowledge> worths;  // where a threshold is steered
+  std::vector<int64_t> entries;               // [n_layers * n_kv_heads]
   std::map<std::string, std::string> notes;
   std::vector<Section> sections;
 };

@@ -19,6 +19,8 @@ class CacheTest(PithTest):
         self.document = self.write("doc.txt", DOCUMENT)
 
     def ask(self, *flags, question=QUESTION, document=None):
+        if "--keep" in flags and "--scorer" not in flags:
+            flags = (*flags, "--scorer", "kvzip")
         return self.json("ask", document or self.document, question, *ASK, *flags)
 
     def entry(self):

@@ -90,7 +90,7 @@ class ModelTest(PithTest):
 class CalibrationTest(PithTest):
     def test_none_found_names_the_command(self):
         self.refused(1, r"'pith calibrate -m \S*random.gguf --corpus FILES -o \S*random.pithcal'",
-                     "run", "-p", "hi", "--keep", "200", *ONE_THREAD)
+                     "run", "-p", "hi", "--keep", "200", "--scorer", "qfilter", *ONE_THREAD)
         self.refused(1, "none.pithcal", "run", "-p", "hi", "--keep", "200", "--calibration",
                      self.path("none.pithcal"), *ONE_THREAD)
 

@@ -17,10 +17,16 @@ QUESTION = "Who built the lighthouse?"
 ASK = ["-n", "6", "--json", *ONE_THREAD]
 
 
+def with_scorer(flags):
+    """The random model has no calibration for the scorer that is the default."""
+    return flags if "--scorer" in flags else (*flags, "--scorer", "kvzip")
+
+
 class SnapshotTest(PithTest):
     def compress(self, *flags, name="x.pith"):
         document = self.write("doc.txt", DOCUMENT)
-        return self.json("compress", document, "-o", self.path(name), "--json", *ONE_THREAD, *flags)
+        return self.json("compress", document, "-o", self.path(name), "--json", *ONE_THREAD,
+                         *with_scorer(flags))
 
     def sections(self, name="x.pith"):
         return self.json("inspect", self.path(name), "--json")["sections"]
@@ -48,7 +54,8 @@ class CompressTest(SnapshotTest):
         self.assertGreater(out["score_s"], 0)
         self.assertLess(out["score_s"], out["prefill_s"])
         self.assertEqual(self.files(), ["doc.txt", "x.pith"])
-        text = self.done("compress", self.path("doc.txt"), "-o", self.path("x.pith"), *ONE_THREAD)
+        text = self.done("compress", self.path("doc.txt"), "-o", self.path("x.pith"),
+                         "--scorer", "kvzip", *ONE_THREAD)
         self.assertRegex(text, r"of doc\.txt, [\d,]+ of [\d,]+ entries kept \(\d+\.\d %\)\n")
         self.assertRegex(text, r"on disk, \d+\.\d % of the .* of a full f16 cache\nread in .*judged")
         self.assertTrue(text.endswith(f'Next: pith ask {self.path("x.pith")} "QUESTION"\n'))
@@ -92,7 +99,7 @@ class CompressTest(SnapshotTest):
         process = subprocess.run(
             ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "limited",
              os.environ["PITH_BINARY"], "compress", document, "-o", self.path("x.pith"),
-             *ONE_THREAD],
+             "--scorer", "knorm", *ONE_THREAD],
             env=self.environment, capture_output=True, timeout=120, check=False)
         self.assertEqual((process.returncode, process.stdout), (1, b""))
         self.assertRegex(process.stderr.decode(), r"\Apith: [^\n]*x\.pith[^\n]*\n\Z")
@@ -101,7 +108,7 @@ class CompressTest(SnapshotTest):
     def test_killed_leaves_the_old_file_or_the_new_one(self):
         first = self.compress("--keep", "50%")
         document = self.write("other.txt", DOCUMENT[::-1])
-        command = ["compress", document, "-o", self.path("x.pith"), *ONE_THREAD]
+        command = ["compress", document, "-o", self.path("x.pith"), "--scorer", "kvzip", *ONE_THREAD]
         start = time.monotonic()
         self.done(*command)
         whole = time.monotonic() - start
@@ -216,7 +223,8 @@ class AskSnapshotTest(SnapshotTest):
                       ("--system", "Be brief."), ("--template", "none")):
             self.compress(*flags)
             keep = () if "--keep" in flags else ("--keep", "25%")
-            read = self.json("ask", self.path("doc.txt"), QUESTION, "--no-cache", *ASK, *flags, *keep)
+            read = self.json("ask", self.path("doc.txt"), QUESTION, "--no-cache", *ASK, *keep,
+                             *with_scorer(flags))
             mapped = self.json("ask", self.path("x.pith"), QUESTION, *ASK)
             for key in ("answer", "prompt_tokens", "document_tokens", "tokens", "entries", "keep",
                         "scorer"):
@@ -292,7 +300,7 @@ class RunSnapshotTest(SnapshotTest):
         self.compress()
         asked = self.json("ask", self.path("x.pith"), QUESTION, *ASK)
         for how in (["-p", QUESTION], ["--document", self.path("doc.txt"), "-p", QUESTION]):
-            source = [self.path("x.pith")] if how[0] == "-p" else ["--keep", "25%"]
+            source = [self.path("x.pith")] if how[0] == "-p" else ["--keep", "25%", "--scorer", "kvzip"]
             ran = self.json("run", *source, *how, *ASK)
             for key in ("answer", "prompt_tokens", "entries"):
                 self.assertEqual(asked[key], ran[key])
