@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What `make demo` runs: a fact is hidden deep in an essay, which is read with the full cache and with
-# a quarter of it, chosen by KVzip before the question is known; then the quarter as a file that
-# answers at once. DOCUMENT=FILE TOKENS=4000 DEPTH=50 KEEP=25% THREADS=(all cores)
+# What `make demo` runs: a fact is hidden deep in an essay, which is read once with the full cache and
+# once with a quarter of it, chosen by KVzap as the text goes by and before the question is known;
+# then the quarter as a file that answers at once. Batches of 128 tokens, so that the peak is near a
+# quarter as well. DOCUMENT=FILE TOKENS=4000 DEPTH=50 KEEP=25% BATCH=128 THREADS=(all cores)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,6 +12,7 @@ document=${DOCUMENT:-.deps/texts/essays/worked.txt}
 keep=${KEEP:-25%}
 tokens=${TOKENS:-4000}
 depth=${DEPTH:-50}
+batch=${BATCH:-128}
 threads=${THREADS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}
 
 secret=7354621
@@ -24,15 +26,15 @@ mkdir -p "$folder"
 cat <<TEXT
 The first $tokens tokens of $document, with one sentence hidden at $depth %:
   $fact
-The question comes when everything has been read and most of it is forgotten.
+It is read once. The question comes when everything has been read and most of it is forgotten.
 
 TEXT
-"$pith" compare "$document" -m "$model" -t "$threads" --tokens "$tokens" --plant "$fact" \
+"$pith" compare "$document" -m "$model" -t "$threads" -b "$batch" --tokens "$tokens" --plant "$fact" \
   --depth "$depth" --write-document "$planted" --question "$question" --expect "$secret" \
-  --scorer kvzip --keep "$keep" --predict 40
+  --keep "$keep" --predict 40
 
 printf '\nThe same as a file: pith compress %s -o %s --keep %s\n' "$planted" "$snapshot" "$keep"
-"$pith" compress "$planted" -o "$snapshot" -m "$model" -t "$threads" --keep "$keep"
+"$pith" compress "$planted" -o "$snapshot" -m "$model" -t "$threads" -b "$batch" --keep "$keep"
 
 # $1: question. Prints the answer and what it took, fails without the word $2.
 ask() {
