@@ -45,7 +45,7 @@ Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOpt
     judges.push_back(plan);
     judges.back().keep = Keep();
     judges.back().keep.kind = Keep::Kind::kFraction;
-    judges.back().budget = Plan().budget;
+    judges.back().budget = "uniform";  // with which a whole fraction is everything, of any scorer
   }
   if (judges.empty()) return Session(model, Plan(), options);
   options.also_judge.assign(judges.begin() + 1, judges.end());
