@@ -39,7 +39,27 @@ struct KvzapSurrogate {
   std::vector<float> quantiles;
 };
 
-// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; a KVzap surrogate; or both.
+// One layer of a kvzap+ surrogate: two linear maps, the rows of the second after those of the
+// first. All row-major f32.
+struct KvzapPlusLayer {
+  std::vector<float> weight;       // [2 * n_kv_heads, n_embd], of the hidden state
+  std::vector<float> key_weight;   // [2 * n_kv_heads, head_dim], of the entry's key after RoPE
+  std::vector<float> norm_weight;  // [2 * n_kv_heads, 2], of ln |key| and ln |value|
+  std::vector<float> bias;         // [2 * n_kv_heads]
+};
+
+// kvzap+: KVzap, which also sees the entry itself when it is appended and predicts two things, how
+// much the entry is needed to repeat the text (KVzip, arXiv 2505.23416) and how much what follows
+// looks at it; the entry's worth is the larger one. See docs/kvzap.md.
+struct KvzapPlusSurrogate {
+  int n_embd = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  std::vector<KvzapPlusLayer> layers;  // [n_layers], half-split RoPE layout
+  std::vector<float> quantiles;        // of worths, as of KvzapSurrogate
+};
+
+// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; surrogates; or all of them.
 class Calibration {
  public:
   // Reads a .pithcal, a published Q-Filters file (safetensors with one tensor `q_filters`
@@ -57,12 +77,15 @@ class Calibration {
   // Filters in the RoPE layout of `model`, negated as published: an entry's worth is -(filter .
   // key). [n_layers, n_kv_heads, head_dim] f32
   std::vector<float> FiltersFor(const ModelInfo& model) const;
+  // kvzap_plus, which must be there, with key weights in the RoPE layout of `model`.
+  KvzapPlusSurrogate KvzapPlusFor(const ModelInfo& model) const;
 
   int n_layers = 0;
   int n_kv_heads = 0;
   int head_dim = 0;              // 0 without Q-Filters
   std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
   std::optional<KvzapSurrogate> kvzap;
+  std::optional<KvzapPlusSurrogate> kvzap_plus;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
 
@@ -81,6 +104,7 @@ Calibration Calibrate(const Model& model, std::span<const std::string> texts,
 
 struct KvzapOptions {
   bool mlp = false;      // a hidden layer of n_embd / 8 instead of a linear map
+  bool plus = false;     // the surrogate of kvzap+ instead; needs the Q-Filters of the calibration
   int n_prompts = 48;    // an eighth of them, at least one, for validation, as many held out
   int min_tokens = 750;  // of a prompt
   int max_tokens = 1250;
@@ -95,8 +119,10 @@ struct KvzapOptions {
 
 // How much of the variance of held-out prompts' log scores a surrogate explains.
 struct KvzapQuality {
-  std::vector<float> r2;  // [n_layers, n_kv_heads]
+  std::vector<float> r2;  // [n_layers, n_kv_heads]; of the first prediction of kvzap+
   double mean_r2 = 0;
+  std::vector<float> received_r2;  // the same of its second one, otherwise empty
+  double mean_received_r2 = 0;
 };
 
 struct KvzapProgress {
@@ -106,10 +132,10 @@ struct KvzapProgress {
 
 // Judges prompts cut from `texts` (each a document) by KVzip+, samples hidden states and log scores
 // from them, and trains a surrogate, which replaces the one of `calibration` and sets its metadata
-// kvzap_*. Half of the prompts have a few made-up facts in them. Every document serves only one of
-// training, validation and the held-out prompts. Throws Error(kInvalidArgument) for options that
-// make no sense or texts that are too short, Error(kMismatch) for a folder with other samples or a
-// calibration of another model, Error(kCancelled).
+// kvzap_*, or kvzap_plus_*. Half of the prompts have a few made-up facts in them. Every document
+// serves only one of training, validation and the held-out prompts. Error(kInvalidArgument) for
+// options that make no sense or texts that are too short, Error(kMismatch) for a folder with other
+// samples or a calibration of another model, Error(kCancelled).
 KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> texts,
                             const KvzapOptions& options, Calibration& calibration,
                             const KvzapProgress& progress = {});

@@ -55,7 +55,7 @@ struct Plan {
   int skip_layers = 0;                             // the first layers, left whole
   uint64_t seed = 0;                               // of the scorer "random"
   uint64_t kv_limit = 0;                           // bytes the cache may allocate, 0: no limit
-  std::shared_ptr<const Calibration> calibration;  // needed by "qfilter" and "kvzap"
+  std::shared_ptr<const Calibration> calibration;  // for "qfilter", "kvzap", "kvzap+"
 };
 
 // What is known of the worths that the plan's scorer gives: evenly spaced quantiles over other

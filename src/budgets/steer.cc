@@ -164,8 +164,11 @@ bool Steers(const Plan& plan) {
 }
 
 std::span<const float> WorthQuantiles(const Plan& plan) {
-  if (plan.scorer != "kvzap" || !plan.calibration || !plan.calibration->kvzap) return {};
-  return plan.calibration->kvzap->quantiles;
+  if (!plan.calibration) return {};
+  const Calibration& calibration = *plan.calibration;
+  if (plan.scorer == "kvzap" && calibration.kvzap) return calibration.kvzap->quantiles;
+  if (plan.scorer == "kvzap+" && calibration.kvzap_plus) return calibration.kvzap_plus->quantiles;
+  return {};
 }
 
 TauReach ReachOfTau(const Plan& plan) {

@@ -9,6 +9,7 @@
 #include "base/printable.h"
 #include "base/safetensors.h"
 #include "calibrate/kvzap_file.h"
+#include "calibrate/kvzap_plus_file.h"
 #include "calibrate/metadata_keys.h"
 #include "calibrate/rope_layout.h"
 
@@ -38,6 +39,22 @@ void ReadFilters(const SafeTensors& tensors, Calibration& calibration) {
   calibration.q_filters = FiniteFloats(tensors, kTensor);
 }
 
+// Rows of head_dim numbers, half-split, in the RoPE layout of `model`.
+std::vector<float> InLayoutOf(const ModelInfo& model, const std::vector<float>& rows) {
+  if (!model.rope_interleaved) return rows;
+  const int head_dim = model.head_dim;
+  if (head_dim % 2 != 0) {
+    Fail(ErrorCode::kMismatch, "a head of {} dimensions cannot be interleaved pairs", head_dim);
+  }
+  std::vector<float> interleaved(rows.size());
+  for (size_t head = 0; head < rows.size(); head += static_cast<size_t>(head_dim)) {
+    for (int i = 0; i < head_dim; ++i) {
+      interleaved[head + InterleavedIndex(i, head_dim)] = rows[head + i];
+    }
+  }
+  return interleaved;
+}
+
 }  // namespace
 
 Calibration Calibration::Load(const std::filesystem::path& file) {
@@ -52,6 +69,7 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
          Printable(format->second), kFormat);
   }
   calibration.kvzap = ReadKvzap(tensors);
+  calibration.kvzap_plus = ReadKvzapPlus(tensors);
   if (calibration.kvzap) {
     calibration.n_layers = static_cast<int>(calibration.kvzap->layers.size());
     calibration.n_kv_heads = calibration.kvzap->n_kv_heads;
@@ -72,6 +90,7 @@ void Calibration::Save(const std::filesystem::path& file) const {
   }
   KvzapTensors surrogate;
   if (kvzap) surrogate.Add(*kvzap, tensors);
+  if (kvzap_plus) AddKvzapPlus(*kvzap_plus, surrogate, tensors);
   std::map<std::string, std::string> all = metadata;
   all[kFormatKey] = kFormat;
   WriteSafeTensors(file, tensors, all);
@@ -86,6 +105,17 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          "has {}, {} and {}",
          kvzap->layers.size(), kvzap->n_kv_heads, kvzap->n_embd, model.name, model.n_layers,
          model.n_kv_heads, model.n_embd);
+  }
+  if (kvzap_plus &&
+      (static_cast<int>(kvzap_plus->layers.size()) != model.n_layers ||
+       kvzap_plus->n_kv_heads != model.n_kv_heads || kvzap_plus->n_embd != model.n_embd ||
+       kvzap_plus->head_dim != model.head_dim)) {
+    Fail(ErrorCode::kMismatch,
+         "the kvzap+ surrogate is for {} layers, {} KV heads of {} dimensions and hidden states of "
+         "{}, but the model {} has {}, {}, {} and {}",
+         kvzap_plus->layers.size(), kvzap_plus->n_kv_heads, kvzap_plus->head_dim,
+         kvzap_plus->n_embd, model.name, model.n_layers, model.n_kv_heads, model.head_dim,
+         model.n_embd);
   }
   if (has_filters && (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads ||
                       head_dim != model.head_dim)) {
@@ -113,17 +143,16 @@ void Calibration::CheckFits(const ModelInfo& model) const {
 
 std::vector<float> Calibration::FiltersFor(const ModelInfo& model) const {
   CheckFits(model);
-  if (!model.rope_interleaved) return q_filters;
-  if (head_dim % 2 != 0) {
-    Fail(ErrorCode::kMismatch, "a head of {} dimensions cannot be interleaved pairs", head_dim);
+  return InLayoutOf(model, q_filters);
+}
+
+KvzapPlusSurrogate Calibration::KvzapPlusFor(const ModelInfo& model) const {
+  CheckFits(model);
+  KvzapPlusSurrogate surrogate = kvzap_plus.value();
+  for (KvzapPlusLayer& layer : surrogate.layers) {
+    layer.key_weight = InLayoutOf(model, layer.key_weight);
   }
-  std::vector<float> filters(q_filters.size());
-  for (size_t head = 0; head < filters.size(); head += head_dim) {
-    for (int i = 0; i < head_dim; ++i) {
-      filters[head + InterleavedIndex(i, head_dim)] = q_filters[head + i];
-    }
-  }
-  return filters;
+  return surrogate;
 }
 
 }  // namespace pith

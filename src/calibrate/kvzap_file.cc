@@ -64,6 +64,14 @@ std::vector<float> FiniteFloats(const SafeTensors& tensors, std::string_view nam
   return values;
 }
 
+std::vector<float> ReadQuantiles(const SafeTensors& tensors, std::string_view name) {
+  std::vector<float> quantiles = FiniteFloats(tensors, name);
+  if (quantiles.size() < 2 || !std::is_sorted(quantiles.begin(), quantiles.end())) {
+    Fail(ErrorCode::kFormat, "{}: {} are not two or more ascending numbers", tensors.name(), name);
+  }
+  return quantiles;
+}
+
 std::optional<KvzapSurrogate> ReadKvzap(const SafeTensors& tensors) {
   const auto n_tensors = static_cast<size_t>(
       std::count_if(tensors.tensors().begin(), tensors.tensors().end(),
@@ -88,14 +96,7 @@ std::optional<KvzapSurrogate> ReadKvzap(const SafeTensors& tensors) {
     Fail(ErrorCode::kFormat, "{}: {} tensors {}* are not weights and biases of {} layers",
          tensors.name(), n_tensors, kPrefix, n_layers);
   }
-  if (tensors.Find(kQuantiles)) {
-    surrogate.quantiles = FiniteFloats(tensors, kQuantiles);
-    if (surrogate.quantiles.size() < 2 ||
-        !std::is_sorted(surrogate.quantiles.begin(), surrogate.quantiles.end())) {
-      Fail(ErrorCode::kFormat, "{}: {} are not two or more ascending numbers", tensors.name(),
-           kQuantiles);
-    }
-  }
+  if (tensors.Find(kQuantiles)) surrogate.quantiles = ReadQuantiles(tensors, kQuantiles);
   return surrogate;
 }
 

@@ -19,6 +19,9 @@ std::vector<float> FiniteFloats(const SafeTensors& tensors, std::string_view nam
 // Nothing where no tensor is called `layers.`. Throws Error(kFormat).
 std::optional<KvzapSurrogate> ReadKvzap(const SafeTensors& tensors);
 
+// Throws Error(kFormat) unless they are two or more ascending numbers.
+std::vector<float> ReadQuantiles(const SafeTensors& tensors, std::string_view name);
+
 // Throws Error(kFormat) unless it has so many layers and heads. `name` is for messages.
 void CheckKvzapShape(const KvzapSurrogate& surrogate, int n_layers, int n_kv_heads,
                      const std::string& name);
@@ -30,8 +33,10 @@ class KvzapTensors {
   void Add(const KvzapSurrogate& surrogate,
            std::map<std::string, SafeTensor, std::less<>>& tensors);
 
- private:
+  // F16 where that loses nothing. `values` must outlive the use of the result.
   SafeTensor Tensor(const std::vector<float>& values, std::vector<int64_t> shape);
+
+ private:
   std::deque<std::vector<uint16_t>> halves_;
 };
 

@@ -1,6 +1,6 @@
 #include "calibrate/kvzap_layers.h"
 
-#include <ggml-cpu.h>
+#include <ggml.h>
 
 #include <algorithm>
 #include <atomic>
@@ -47,10 +47,11 @@ void ForEachLayer(int n_layers, int n_threads, const Progress& progress,
   if (failure) std::rethrow_exception(failure);
 }
 
+// By base functions, which need no tables: ggml's CPU ones have theirs once a backend was made.
 void RoundToHalf(std::span<float> values) {
-  std::vector<uint16_t> halves(values.size());
-  ggml_cpu_fp32_to_fp16(values.data(), halves.data(), static_cast<int64_t>(values.size()));
-  ggml_cpu_fp16_to_fp32(halves.data(), values.data(), static_cast<int64_t>(values.size()));
+  std::vector<ggml_fp16_t> halves(values.size());
+  ggml_fp32_to_fp16_row(values.data(), halves.data(), static_cast<int64_t>(values.size()));
+  ggml_fp16_to_fp32_row(halves.data(), values.data(), static_cast<int64_t>(values.size()));
 }
 
 float ExactGelu(float x) {
@@ -121,6 +122,10 @@ void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, K
           static_cast<float>(1 - errors[h] / std::max(total[h], 1e-12));
     }
   });
+  surrogate.quantiles = QuantilesOf(given);
+}
+
+std::vector<float> QuantilesOf(const std::vector<std::vector<float>>& given) {
   std::vector<float> all;
   for (const std::vector<float>& layer : given) all.insert(all.end(), layer.begin(), layer.end());
   for (const float value : all) {
@@ -129,10 +134,11 @@ void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, K
     }
   }
   std::sort(all.begin(), all.end());
-  surrogate.quantiles.clear();
+  std::vector<float> quantiles;
   for (size_t i = 0; i < kQuantiles; ++i) {
-    surrogate.quantiles.push_back(all[(all.size() - 1) * i / (kQuantiles - 1)]);
+    quantiles.push_back(all[(all.size() - 1) * i / (kQuantiles - 1)]);
   }
+  return quantiles;
 }
 
 }  // namespace pith

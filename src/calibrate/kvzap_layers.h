@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "calibrate/kvzap_train.h"
 
@@ -28,6 +29,10 @@ RowMatrix Predict(const KvzapSurrogate& surrogate, int layer, const RowMatrix& r
 // All rows of a shard's layer, and their targets [n_rows, n_kv_heads].
 RowMatrix HiddenRows(const KvzapShape& shape, const KvzapShard& shard, int layer);
 RowMatrix Targets(const KvzapShape& shape, const KvzapShard& shard, int layer);
+
+// Evenly spaced quantiles, 257 of them, of what a surrogate gives, layer by layer. Throws
+// Error(kFormat) unless all are finite.
+std::vector<float> QuantilesOf(const std::vector<std::vector<float>>& given);
 
 // Measures R2 on the held-out shards, and quantiles.
 void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, KvzapFit& fit);

@@ -22,4 +22,13 @@ inline constexpr const char* kKvzapPenaltyKey = "kvzap_penalty";      // of a li
 inline constexpr const char* kKvzapR2Key = "kvzap_r2";             // held out, mean over all heads
 inline constexpr const char* kKvzapR2HeadsKey = "kvzap_r2_heads";  // of every layer and KV head
 
+
+// The same of the surrogate of kvzap+.
+inline constexpr const char* kKvzapPlusCorpusKey = "kvzap_plus_corpus";
+inline constexpr const char* kKvzapPlusSeedKey = "kvzap_plus_seed";
+inline constexpr const char* kKvzapPlusPromptsKey = "kvzap_plus_prompts";
+inline constexpr const char* kKvzapPlusPositionsKey = "kvzap_plus_positions";
+inline constexpr const char* kKvzapPlusPenaltyKey = "kvzap_plus_penalty";
+inline constexpr const char* kKvzapPlusR2Key = "kvzap_plus_r2";  // means of both predictions
+
 }  // namespace pith

@@ -154,11 +154,14 @@ Flops SegmentFlops(const Record& record, const Plan& plan, const ModelInfo& info
   flops.matrices = (end - begin) * per_token * (heads * info.head_dim + 3.0 * info.n_ff);
   flops.attention = 4.0 * info.n_layers * info.n_heads * info.head_dim *
                     (end * (end + 1) - begin * (begin + 1)) / 2;
-  if (plan.scorer.starts_with("kvzap") && plan.calibration && plan.calibration->kvzap) {
+  double weights = 0;
+  if (plan.scorer == "kvzap" && plan.calibration && plan.calibration->kvzap) {
     const double n_hidden = plan.calibration->kvzap->n_hidden;
-    const double weights = n_hidden > 0 ? n_hidden * (n_embd + n_kv_heads) : n_embd * n_kv_heads;
-    flops.judging = (end - begin) * 2.0 * (info.n_layers - plan.skip_layers) * weights;
+    weights = n_hidden > 0 ? n_hidden * (n_embd + n_kv_heads) : n_embd * n_kv_heads;
+  } else if (plan.scorer == "kvzap+") {  // two maps, and the norms of key and value
+    weights = 2 * n_kv_heads * (n_embd + 2.0 * info.head_dim);
   }
+  flops.judging = (end - begin) * 2.0 * (info.n_layers - plan.skip_layers) * weights;
   return flops;
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 #include "calibrate/metadata_keys.h"
@@ -37,14 +38,15 @@ struct KvzapFlags {
 };
 
 // R2 of every layer in rows of five layers, the heads of each side by side.
-std::string QualityTable(const KvzapQuality& quality, int n_layers, int n_kv_heads) {
+std::string QualityTable(std::span<const float> r2, int n_layers, int n_kv_heads) {
   constexpr int kAcross = 5;
   std::string table =
-      fmt::format("R2 on held-out prompts, mean {:.3f}; by layer and KV head:\n", quality.mean_r2);
+      fmt::format("R2 on held-out prompts, mean {:.3f}; by layer and KV head:\n",
+                  std::accumulate(r2.begin(), r2.end(), 0.0) / static_cast<double>(r2.size()));
   for (int layer = 0; layer < n_layers; ++layer) {
     table += fmt::format("{}{:3}:", layer % kAcross == 0 ? "" : "  ", layer);
     for (int h = 0; h < n_kv_heads; ++h) {
-      table += fmt::format(" {:5.2f}", quality.r2[size_t{1} * layer * n_kv_heads + h]);
+      table += fmt::format(" {:5.2f}", r2[size_t{1} * layer * n_kv_heads + h]);
     }
     if (layer % kAcross == kAcross - 1 || layer + 1 == n_layers) table += '\n';
   }
@@ -84,6 +86,7 @@ Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
     bar.Show(done, total);
     return true;
   });
+  calibration.kvzap_plus = std::move(kept.kvzap_plus);
   if (!kept.kvzap) return calibration;
   calibration.kvzap = std::move(kept.kvzap);
   for (const auto& [key, value] : kept.metadata) {
@@ -139,7 +142,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   KvzapFlags kvzap;
   line.Group("KVzap");
   line.Option("--kvzap", kvzap.form, "FORM",
-              "train a surrogate for the scorer kvzap instead, linear or mlp");
+              "train a surrogate for the scorer kvzap instead, linear or mlp, or plus for kvzap+");
   line.Option(
       "--work", kvzap.work, "FOLDER",
       "where samples are kept, so that a killed run goes on (default: the output's name and "
@@ -156,8 +159,9 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
       options.n_threads < 0) {
     throw UsageError("--sequences, --sequence-tokens and --rows must be 1 or more");
   }
-  if (!kvzap.form.empty() && kvzap.form != "linear" && kvzap.form != "mlp") {
-    throw UsageError(fmt::format("--kvzap is '{}', expected linear or mlp", kvzap.form));
+  if (!kvzap.form.empty() && kvzap.form != "linear" && kvzap.form != "mlp" &&
+      kvzap.form != "plus") {
+    throw UsageError(fmt::format("--kvzap is '{}', expected linear, mlp or plus", kvzap.form));
   }
   if (options.n_threads == 0) options.n_threads = DefaultThreads();
   CheckWritable(target);
@@ -173,6 +177,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
     calibration = MakeFilters(model, texts, options, std::move(calibration));
   } else {
     kvzap.options.mlp = kvzap.form == "mlp";
+    kvzap.options.plus = kvzap.form == "plus";
     kvzap.options.seed = options.seed;
     kvzap.options.n_threads = options.n_threads;
     kvzap.options.work_folder = kvzap.work.empty() ? target + ".work" : kvzap.work;
@@ -180,7 +185,9 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  calibration.metadata[kvzap.form.empty() ? kCorpusKey : kKvzapCorpusKey] = Names(corpus);
+  calibration.metadata[kvzap.form.empty()   ? kCorpusKey
+                       : kvzap.options.plus ? kKvzapPlusCorpusKey
+                                            : kKvzapCorpusKey] = Names(corpus);
   {
     const UninterruptedScope writing;
     calibration.Save(target);
@@ -197,10 +204,15 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
     out["head_dim"] = calibration.head_dim;
     out["seconds"] = seconds;
     if (!kvzap.form.empty()) out["r2"] = quality.mean_r2;
+    if (kvzap.options.plus) out["received_r2"] = quality.mean_received_r2;
     out["metadata"] = calibration.metadata;
     PrintJson(out);
   } else if (!kvzap.form.empty()) {
-    Print(QualityTable(quality, calibration.n_layers, calibration.n_kv_heads));
+    Print(QualityTable(quality.r2, calibration.n_layers, calibration.n_kv_heads));
+    if (kvzap.options.plus) {
+      Print("Of what later queries look at: " +
+            QualityTable(quality.received_r2, calibration.n_layers, calibration.n_kv_heads));
+    }
     Print(fmt::format("{}: {} surrogate of {} layers x {} KV heads, {}, from {} prompts in {}\n",
                       target, kvzap.form, calibration.n_layers, calibration.n_kv_heads,
                       FormatBytes(bytes), kvzap.options.n_prompts, FormatDuration(seconds)));

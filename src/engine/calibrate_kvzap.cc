@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/fail.h"
+#include "calibrate/kvzap_plus_train.h"
 #include "calibrate/kvzap_train.h"
 #include "calibrate/metadata_keys.h"
 #include "engine/harvest.h"
@@ -28,12 +29,16 @@ void Check(const KvzapOptions& options, const ModelInfo& info) {
   }
 }
 
+std::string PromptCounts(const KvzapSplits& splits) {
+  return fmt::format("{} {} {}", splits.train.size(), splits.validation.size(),
+                     splits.held_out.size());
+}
+
 void Describe(const KvzapOptions& options, const KvzapSplits& splits, const KvzapFit& fit,
               const KvzapQuality& quality, std::map<std::string, std::string>& metadata) {
   metadata[kKvzapFormKey] = options.mlp ? "mlp" : "linear";
   metadata[kKvzapSeedKey] = fmt::format("{}", options.seed);
-  metadata[kKvzapPromptsKey] = fmt::format("{} {} {}", splits.train.size(),
-                                           splits.validation.size(), splits.held_out.size());
+  metadata[kKvzapPromptsKey] = PromptCounts(splits);
   metadata[kKvzapPositionsKey] = fmt::format("{}", options.n_positions);
   metadata.erase(kKvzapPenaltyKey);
   if (!options.mlp) metadata[kKvzapPenaltyKey] = fmt::format("{:g}", fit.penalty);
@@ -41,6 +46,31 @@ void Describe(const KvzapOptions& options, const KvzapSplits& splits, const Kvza
   std::string heads;
   for (const float r2 : quality.r2) heads += fmt::format("{}{:.3f}", heads.empty() ? "" : " ", r2);
   metadata[kKvzapR2HeadsKey] = heads;
+}
+
+double Mean(std::span<const float> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+KvzapQuality TrainPlus(const KvzapShape& shape, const KvzapSplits& splits,
+                       const KvzapOptions& options, const KvzapTraining& training,
+                       Calibration& calibration, const Progress& progress) {
+  KvzapPlusFit fit = FitKvzapPlus(shape, splits, calibration.q_filters, training, progress);
+  KvzapQuality quality;
+  const size_t half = fit.r2.size() / 2;
+  quality.r2.assign(fit.r2.begin(), fit.r2.begin() + static_cast<int64_t>(half));
+  quality.received_r2.assign(fit.r2.begin() + static_cast<int64_t>(half), fit.r2.end());
+  quality.mean_r2 = Mean(quality.r2);
+  quality.mean_received_r2 = Mean(quality.received_r2);
+  auto& metadata = calibration.metadata;
+  metadata[kKvzapPlusSeedKey] = fmt::format("{}", options.seed);
+  metadata[kKvzapPlusPromptsKey] = PromptCounts(splits);
+  metadata[kKvzapPlusPositionsKey] = fmt::format("{}", options.n_positions);
+  metadata[kKvzapPlusPenaltyKey] = fmt::format("{:g}", fit.penalty);
+  metadata[kKvzapPlusR2Key] =
+      fmt::format("{:.3f} {:.3f}", quality.mean_r2, quality.mean_received_r2);
+  calibration.kvzap_plus = std::move(fit.surrogate);
+  return quality;
 }
 
 }  // namespace
@@ -51,6 +81,11 @@ KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> tex
   const ModelInfo& info = model.info();
   Check(options, info);
   if (!calibration.q_filters.empty()) calibration.CheckFits(info);
+  if (options.plus && calibration.q_filters.empty()) {
+    Fail(ErrorCode::kInvalidArgument,
+         "kvzap+ sees keys through the model's Q-Filters, but the calibration has none; \"pith "
+         "calibrate -m MODEL -o X.pithcal\" makes them");
+  }
   const std::vector<HarvestPrompt> prompts =
       MakeHarvestPrompts(model.tokenizer(), texts, options, HarvestPlan().sinks);
   const KvzapSplits splits = Harvest(model, prompts, options, progress.harvest);
@@ -60,17 +95,19 @@ KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> tex
   training.n_threads = options.n_threads > 0
                            ? options.n_threads
                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const KvzapShape shape{info.n_layers, info.n_embd, info.n_kv_heads};
+  const KvzapShape shape{info.n_layers, info.n_embd, info.n_kv_heads, info.head_dim};
+  calibration.metadata[kModelKey] = info.name;
+  calibration.metadata[kFingerprintKey] = info.fingerprint;
+  if (options.plus) {
+    return TrainPlus(shape, splits, options, training, calibration, progress.train);
+  }
   KvzapFit fit = options.mlp ? FitKvzapMlp(shape, splits, training, progress.train)
                              : FitKvzapLinear(shape, splits, training, progress.train);
   KvzapQuality quality;
   quality.r2 = std::move(fit.r2);
-  quality.mean_r2 = std::accumulate(quality.r2.begin(), quality.r2.end(), 0.0) /
-                    static_cast<double>(quality.r2.size());
+  quality.mean_r2 = Mean(quality.r2);
   calibration.n_layers = info.n_layers;
   calibration.n_kv_heads = info.n_kv_heads;
-  calibration.metadata[kModelKey] = info.name;
-  calibration.metadata[kFingerprintKey] = info.fingerprint;
   Describe(options, splits, fit, quality, calibration.metadata);
   calibration.kvzap = std::move(fit.surrogate);
   return quality;

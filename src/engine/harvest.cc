@@ -9,12 +9,16 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <system_error>
 #include <vector>
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
+#include "calibrate/rope_layout.h"
+#include "engine/received.h"
 #include "engine/session_impl.h"
 #include "engine/snapshot_manifest.h"
 
@@ -86,9 +90,15 @@ class PromptHarvest {
       : info_(model.info()),
         prompt_(prompt),
         session_(model, HarvestPlan(), {.n_threads = n_threads}),
+        output_norms_(*model.impl().output_norms),
+        received_(info_, static_cast<int>(prompt.tokens.size())),
         hidden_(size_t{1} * info_.n_layers * prompt.positions.size() * info_.n_embd) {
     session_.impl().SetHiddenTap([this](int layer, int32_t first, int n, const float* rows) {
       Take(layer, first, n, rows);
+      received_.TakeHidden(layer, first, n, rows);
+    });
+    session_.impl().SetQueryTap([this](int layer, int32_t first, int n, const float* q) {
+      received_.TakeQueries(layer, first, n, q);
     });
   }
 
@@ -109,8 +119,8 @@ class PromptHarvest {
         Fail(ErrorCode::kFormat, "an entry was judged {}, expected a finite number", score);
       }
     }
-    KvzapShard::Write(file, shape, static_cast<int>(prompt_.positions.size()), hidden_, scores,
-                      key);
+    KvzapShard::Write(file, shape, static_cast<int>(prompt_.positions.size()), hidden_, scores, key,
+                      Entries(scores));
   }
 
  private:
@@ -125,9 +135,64 @@ class PromptHarvest {
     }
   }
 
+  // Nothing where the prompt is too short for any to be seen from later.
+  KvzapEntries Entries(std::span<const float> log_scores) {
+    const std::span<const int32_t> positions = prompt_.positions;
+    const size_t n = positions.size();
+    const auto n_seen = static_cast<size_t>(received_.CountSeen(positions));
+    KvzapEntries entries;
+    if (n_seen == 0) return entries;
+    const size_t n_heads = size_t{1} * info_.n_layers * info_.n_kv_heads;
+    const auto head_dim = static_cast<size_t>(info_.head_dim);
+    const int group = info_.n_heads / info_.n_kv_heads;
+    entries.keys.resize(n_heads * n * head_dim);
+    entries.log_value_norm.resize(n_heads * n);
+    entries.log_repeat.assign(log_scores.begin(), log_scores.end());
+    entries.log_received.resize(n_heads * n_seen);
+    std::vector<float> key(head_dim);
+    std::vector<float> values(n * head_dim);
+    std::vector<float> norms(n);
+    for (size_t head = 0; head < n_heads; ++head) {
+      const int layer = static_cast<int>(head) / info_.n_kv_heads;
+      const int kv_head = static_cast<int>(head) % info_.n_kv_heads;
+      for (size_t i = 0; i < n; ++i) {
+        float* value = values.data() + i * head_dim;
+        session_.impl().cache.Read(layer, kv_head, positions[i], key.data(), value);
+        const std::vector<float> stored = InHalfSplit(key);
+        ggml_cpu_fp32_to_fp16(stored.data(), entries.keys.data() + (head * n + i) * head_dim,
+                              info_.head_dim);
+        entries.log_value_norm[head * n + i] =
+            0.5f * std::log(std::max(std::inner_product(value, value + head_dim, value, 0.0f),
+                                     std::numeric_limits<float>::min()));
+      }
+      // The score without what the value writes: ln |W_O v| hardly differs within a group.
+      for (int g = 0; g < group; ++g) {
+        output_norms_.Norms(layer, kv_head * group + g, {values.data(), n, head_dim, head_dim},
+                            norms);
+        for (size_t i = 0; i < n; ++i) {
+          entries.log_repeat[head * n + i] -=
+              std::log(std::max(norms[i], std::numeric_limits<float>::min())) /
+              static_cast<float>(group);
+        }
+      }
+      received_.Log(layer, kv_head, session_.impl().cache, output_norms_, positions,
+                    std::span(entries.log_received).subspan(head * n_seen, n_seen));
+    }
+    return entries;
+  }
+
+  std::vector<float> InHalfSplit(const std::vector<float>& key) const {
+    if (!info_.rope_interleaved) return key;
+    std::vector<float> split(key.size());
+    for (int i = 0; i < info_.head_dim; ++i) split[i] = key[InterleavedIndex(i, info_.head_dim)];
+    return split;
+  }
+
   const ModelInfo& info_;
   const HarvestPrompt& prompt_;
   Session session_;
+  const OutputNorms& output_norms_;
+  ReceivedAttention received_;
   std::vector<uint16_t> hidden_;  // [n_layers, n_positions, n_embd]
 };
 
@@ -144,7 +209,7 @@ Plan HarvestPlan() {
 KvzapSplits Harvest(const Model& model, std::span<const HarvestPrompt> prompts,
                     const KvzapOptions& options, const Progress& progress) {
   const ModelInfo& info = model.info();
-  const KvzapShape shape{info.n_layers, info.n_embd, info.n_kv_heads};
+  const KvzapShape shape{info.n_layers, info.n_embd, info.n_kv_heads, info.head_dim};
   std::vector<std::string> keys;
   for (const HarvestPrompt& prompt : prompts) keys.push_back(KeyOf(model, prompt));
   ClaimFolder(options.work_folder, ManifestText(model, prompts, keys));

@@ -134,8 +134,12 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& 
     const size_t n_embd = static_cast<size_t>(info.n_embd);
     worth.resize(info.n_kv_heads * n);
     const float* rows = static_cast<const float*>(hidden.data) + first * n_embd;
+    const auto all_heads = [&](const ggml_tensor& all) {
+      return MatrixView<const float>{static_cast<const float*>(all.data) + first * stride, n,
+                                     stride, stride};
+    };
     const double begin = Now();
-    scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}}, worth);
+    scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}, all_heads(k), all_heads(v)}, worth);
     const double seconds = Now() - begin;
     for (int h = 0; h < info.n_kv_heads; ++h) {
       sink(h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),

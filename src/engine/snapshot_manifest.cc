@@ -274,21 +274,29 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
 }
 
 bool NeedsCalibration(const Plan& plan) {
-  return plan.keep.kind != Keep::Kind::kAll && (plan.scorer == "qfilter" || plan.scorer == "kvzap");
+  return plan.keep.kind != Keep::Kind::kAll && (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+");
 }
 
 uint64_t CalibrationDigest(const Plan& plan) {
   std::vector<float> surrogate;
+  if (plan.scorer == "kvzap+" && plan.calibration->kvzap_plus) {
+    for (const KvzapPlusLayer& layer : plan.calibration->kvzap_plus->layers) {
+      for (const auto* part : {&layer.weight, &layer.key_weight, &layer.norm_weight, &layer.bias}) {
+        surrogate.insert(surrogate.end(), part->begin(), part->end());
+      }
+    }
+  }
   if (plan.scorer == "kvzap" && plan.calibration->kvzap) {
     for (const KvzapLayer& layer : plan.calibration->kvzap->layers) {
       for (const auto* part : {&layer.weight_in, &layer.bias_in, &layer.weight, &layer.bias}) {
         surrogate.insert(surrogate.end(), part->begin(), part->end());
       }
     }
-    const std::span<const float> quantiles = WorthQuantiles(plan);
-    surrogate.insert(surrogate.end(), quantiles.begin(), quantiles.end());
   }
-  const std::vector<float>& used = plan.scorer == "kvzap" ? surrogate : plan.calibration->q_filters;
+  const std::span<const float> quantiles = WorthQuantiles(plan);
+  surrogate.insert(surrogate.end(), quantiles.begin(), quantiles.end());
+  const std::vector<float>& used =
+      plan.scorer == "qfilter" ? plan.calibration->q_filters : surrogate;
   return XXH3_64bits(used.data(), used.size() * sizeof(float));
 }
 

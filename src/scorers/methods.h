@@ -40,4 +40,9 @@ std::unique_ptr<Scorer> MakeKvzipPlus(const Plan& plan, const ModelInfo& model);
 // foreign one.
 std::unique_ptr<Scorer> MakeKvzap(const Plan& plan, const ModelInfo& model);
 
+// kvzap+: worth = the larger of two linear maps of the hidden state, the key, ln |key| and ln
+// |value|, trained to give ln of the KVzip score and ln of the attention that later queries pay.
+// Throws as MakeKvzap does.
+std::unique_ptr<Scorer> MakeKvzapPlus(const Plan& plan, const ModelInfo& model);
+
 }  // namespace pith

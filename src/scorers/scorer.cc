@@ -25,6 +25,7 @@ constexpr std::array kMethods = {
     Method{"kvzip", MakeKvzip},
     Method{"kvzip+", MakeKvzipPlus},
     Method{"kvzap", MakeKvzap},
+    Method{"kvzap+", MakeKvzapPlus},
 };
 
 }  // namespace

@@ -24,6 +24,9 @@ struct Entries {
 struct HiddenStates {
   int layer = 0;
   MatrixView<const float> rows;  // [n, n_embd], after the norm
+  // The entries they become, heads side by side. [n, n_kv_heads * head_dim], keys after RoPE
+  MatrixView<const float> keys = {};
+  MatrixView<const float> values = {};
 };
 
 // What repeating the text has shown about entries of one (layer, KV head).

@@ -292,6 +292,12 @@ TEST(MakeScorer, KeepsAllOrRefuses) {
   both->kvzap =
       GoldenSurrogate(SafeTensors::Open(PITH_TEST_DATA "/scorers_layer3.safetensors"), 3, false)
           .kvzap;
+  KvzapPlusSurrogate& plus = both->kvzap_plus.emplace();
+  plus.n_embd = 576;
+  plus.n_kv_heads = 3;
+  plus.head_dim = 64;
+  plus.layers.assign(30, {std::vector<float>(6 * 576), std::vector<float>(6 * 64),
+                          std::vector<float>(12), std::vector<float>(6)});
   for (const std::string& name : ScorerNames()) {
     Plan plan = PlanFor(name);
     plan.calibration = both;
