@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "base/fail.h"
@@ -19,11 +20,8 @@ constexpr float kBetweenHeads = 0.5f;
 // Turns standard normal numbers into worths.
 class WorthShape {
  public:
-  explicit WorthShape(const Plan& plan) {
-    if (plan.scorer.starts_with("kvzap") && plan.calibration && plan.calibration->kvzap) {
-      quantiles_ = plan.calibration->kvzap->quantiles;
-    }
-  }
+  // quantiles: ascending, or empty for worths that are standard normal themselves.
+  explicit WorthShape(std::span<const float> quantiles) : quantiles_(quantiles) {}
 
   float operator()(float normal) const {
     if (quantiles_.size() < 2) return normal;
@@ -35,7 +33,7 @@ class WorthShape {
   }
 
  private:
-  std::vector<float> quantiles_;
+  std::span<const float> quantiles_;
 };
 
 }  // namespace
@@ -52,7 +50,7 @@ void ReadSynthetic(Session& session, int64_t n_tokens, uint64_t seed) {
   std::normal_distribution<float> normal(0, 1);
   const auto head_dim = static_cast<size_t>(info.head_dim);
   const auto n_batch = static_cast<size_t>(impl.n_batch);
-  const WorthShape worth_of(impl.plan);
+  const WorthShape worth_of(WorthQuantiles(impl.plan));
   std::vector<float> head_levels(size_t{1} * info.n_layers * info.n_kv_heads);
   for (float& level : head_levels) level = std::sqrt(kBetweenHeads) * normal(random);
   // One store of rows for all: every run of rows starts somewhere else in it.
