@@ -62,6 +62,7 @@ Json Run(const Flags& flags) {
   pith::Plan plan;
   plan.keep = pith::Keep::Parse(flags.keep);
   plan.scorer = "kvzap";
+  plan.budget = "threshold";
   plan.calibration =
       std::make_shared<const pith::Calibration>(pith::Calibration::Load(flags.calibration));
   pith::Session session(model, plan, {.n_threads = flags.threads, .n_ctx = flags.n_ctx});

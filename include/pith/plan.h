@@ -35,11 +35,11 @@ uint64_t ParseBytes(std::string_view text);
 struct Plan {
   Keep keep;
   std::string scorer = "qfilter";  // see ScorerNames()
-  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau, and for a fraction
-  // where the calibration tells how the scorer's worths are spread (WorthQuantiles); otherwise
-  // "global" where worths can be compared between heads, "uniform" where they cannot. With a
-  // fraction, "threshold" looks for the tau that gives it as the text goes by: the cache grows with
-  // what is read, and at the end of a Read is never above the fraction.
+  // Who shares what stays, see BudgetNames(). "auto": "threshold" for a tau; otherwise "global"
+  // where the scorer's worths can be compared between heads, "uniform" where they cannot. With a
+  // fraction, "threshold" looks for the tau that gives it as the text goes by, starting from
+  // WorthQuantiles: the cache grows with what is read instead of filling up first, and at the end
+  // of a Read is never above the fraction.
   std::string budget = "auto";
   // Part of an even share that every head keeps whatever the others need, [0, 1]; negative: 0.2 for
   // "adaptive" (AdaKV, arXiv 2407.11550, section 3.3), 0 for the others.

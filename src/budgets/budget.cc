@@ -39,7 +39,6 @@ constexpr std::array kMethods = {
 std::string_view Resolved(const Plan& plan, bool comparable) {
   if (plan.budget != "auto") return plan.budget;
   if (plan.keep.kind == Keep::Kind::kThreshold) return "threshold";
-  if (plan.keep.kind == Keep::Kind::kFraction && !WorthQuantiles(plan).empty()) return "threshold";
   return comparable ? "global" : "uniform";
 }
 

@@ -164,9 +164,11 @@ void PlanFlags::AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps) {
 }
 
 void PlanFlags::AddBudgetTo(CommandLine& line) {
-  line.Option("--budget", plan_.budget, "NAME",
-              "who shares what stays: " + JoinedBudgets() +
-                  " (auto: all heads of the model where the scorer can compare them)");
+  line.Option(
+      "--budget", plan_.budget, "NAME",
+      "who shares what stays: " + JoinedBudgets() +
+          " (auto: all heads of the model where the scorer can compare them; threshold, with a "
+          "fraction: the cache grows with what is read)");
 }
 
 void PlanFlags::AddScorerAndWindowTo(CommandLine& line) {

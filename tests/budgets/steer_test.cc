@@ -239,20 +239,18 @@ Plan Steerable(const std::string& keep, const std::string& budget) {
   return plan;
 }
 
-TEST(Steers, WhereTheScorerHasQuantiles) {
-  EXPECT_TRUE(Steers(Steerable("25%", "auto")));
+TEST(Steers, WhereItIsAskedForAndTheScorerHasQuantiles) {
   EXPECT_TRUE(Steers(Steerable("25%", "threshold")));
-  EXPECT_FALSE(Steers(Steerable("25%", "global")));
-  EXPECT_FALSE(Steers(Steerable("512", "auto")));
-  EXPECT_FALSE(Steers(Steerable("tau=-4", "auto")));
-  Plan plan = Steerable("50%", "auto");
+  for (const char* budget : {"auto", "global", "uniform"}) {
+    EXPECT_FALSE(Steers(Steerable("25%", budget))) << budget;
+  }
+  EXPECT_FALSE(Steers(Steerable("100%", "threshold")));
+  EXPECT_FALSE(Steers(Steerable("tau=-4", "threshold")));
+  Plan plan = Steerable("50%", "threshold");
   plan.keep.fraction = 1;
   EXPECT_FALSE(Steers(plan));
-  plan = Steerable("25%", "auto");
+  plan = Steerable("25%", "threshold");
   plan.calibration = std::make_shared<Calibration>();
-  EXPECT_FALSE(Steers(plan));
-  EXPECT_EQ(MakeBudget(plan, true)->name(), "global");
-  plan.budget = "threshold";
   ExpectError(ErrorCode::kInvalidArgument, "quantiles", [&] { Steers(plan); });
 }
 

@@ -52,7 +52,7 @@ std::shared_ptr<const Calibration> SmallCalibration() {
   return calibration;
 }
 
-Plan SmallPlan(const std::string& keep, const std::string& budget = "auto") {
+Plan SmallPlan(const std::string& keep, const std::string& budget = "threshold") {
   Plan plan;
   plan.scorer = "kvzap";
   plan.keep = Keep::Parse(keep);
@@ -89,20 +89,24 @@ void Write(Session& session, int n, double fraction, double within) {
 }
 
 TEST(Steering, RealTextEndsAtTheFractionAndWritingStaysThere) {
-  const auto calibration =
+  Plan plan;
+  plan.scorer = "kvzap";
+  plan.keep = Keep::Parse("50%");
+  plan.budget = "threshold";
+  plan.calibration =
       std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
   const std::vector<Token> text = EssayTokens("worked", 2048);
+  const std::span<const Token> first = std::span(text).first(1024);
+  Session start(DefaultModel(), plan, {.n_threads = 2});
+  start.Read(first);
   for (const char* keep : {"50%", "25%", "10%"}) {
-    Plan plan;
-    plan.scorer = "kvzap";
     plan.keep = Keep::Parse(keep);
-    plan.calibration = calibration;
-    Session session(DefaultModel(), plan, {.n_threads = 2});
-    session.Read(text);
     const double fraction = plan.keep.fraction;
+    Session session = start.Fork(plan);
+    session.Read(std::span(text).subspan(first.size()));
     EXPECT_LE(Kept(session), fraction + 1e-3) << keep;
     EXPECT_GE(Kept(session), fraction - 0.01) << keep;
-    Write(session, 300, fraction, 0.03);
+    Write(session, 100, fraction, 0.03);
   }
 }
 
@@ -144,6 +148,7 @@ TEST(Steering, TheCacheGrowsWithWhatIsRead) {
       }
     }
     EXPECT_GE(static_cast<double>(n_same), 0.6 * static_cast<double>(steered.stats().entries));
+    Write(steered, 300, fraction, 0.03);
   }
 }
 
@@ -196,16 +201,16 @@ TEST(Steering, AForkWithAnotherFractionIsThereAtOnce) {
   }
 }
 
-TEST(Steering, WithoutQuantilesItIsTheGlobalBudget) {
-  auto bare = std::make_shared<Calibration>(*SmallCalibration());
-  bare->kvzap->quantiles.clear();
-  Plan plan = SmallPlan("25%");
-  plan.calibration = bare;
+TEST(Steering, OnlyWhereItIsAskedForAndThereAreQuantiles) {
+  Plan plan = SmallPlan("25%", "auto");
   Session session(SmallModel(), plan, kSmallSteps);
   EXPECT_FALSE(session.impl().steering);
   session.Read(Text(1000));
   EXPECT_EQ(session.stats().entries, 250 * std::ssize(session.stats().heads));
-  plan.budget = "threshold";
+  auto bare = std::make_shared<Calibration>(*SmallCalibration());
+  bare->kvzap->quantiles.clear();
+  plan = SmallPlan("25%");
+  plan.calibration = bare;
   ExpectError(ErrorCode::kInvalidArgument, "quantiles",
               [&] { Session(SmallModel(), plan, kSmallSteps); });
 }
