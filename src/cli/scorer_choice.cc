@@ -52,8 +52,10 @@ ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model
 std::string CalibrateCommand(const std::string& scorer, const std::filesystem::path& model_file) {
   const std::string target =
       std::filesystem::path(model_file).replace_extension(".pithcal").string();
-  return fmt::format("'pith calibrate{} -m {} --corpus FILES -o {}'",
-                     scorer == kFilterScorer ? "" : " --kvzap linear", model_file.string(), target);
+  std::string form;
+  if (scorer != kFilterScorer) form = scorer == "kvzap+" ? " --kvzap plus" : " --kvzap linear";
+  return fmt::format("'pith calibrate{} -m {} --corpus FILES -o {}'", form, model_file.string(),
+                     target);
 }
 
 }  // namespace pith::cli
