@@ -154,6 +154,7 @@ Flops SegmentFlops(const Record& record, const Plan& plan, const ModelInfo& info
   flops.matrices = (end - begin) * per_token * (heads * info.head_dim + 3.0 * info.n_ff);
   flops.attention = 4.0 * info.n_layers * info.n_heads * info.head_dim *
                     (end * (end + 1) - begin * (begin + 1)) / 2;
+  if (plan.keep.kind == Keep::Kind::kAll) return flops;
   double weights = 0;
   if (plan.scorer == "kvzap" && plan.calibration && plan.calibration->kvzap) {
     const double n_hidden = plan.calibration->kvzap->n_hidden;
