@@ -27,6 +27,7 @@ def parse_arguments():
     parser.add_argument("-n", dest="tokens", type=int, default=512, help="length of the text")
     parser.add_argument("-t", dest="threads", default="2")
     parser.add_argument("--keep", default="25%")
+    parser.add_argument("--budget", default="auto")
     parser.add_argument("--decode", type=int, default=24, help="tokens generated after the text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--others", type=float, default=100, metavar="PERCENT",
@@ -42,7 +43,7 @@ def parse_arguments():
 
 def measure(arguments, runner, calibration):
     command = [arguments.pith, "bench", "-m", arguments.model, "--scorer", "kvzap",
-               "--calibration", calibration, "--keep", arguments.keep, "-t", arguments.threads,
+               "--calibration", calibration, "--keep", arguments.keep, "--budget", arguments.budget, "-t", arguments.threads,
                "-d", str(arguments.tokens + arguments.decode), "--decode", str(arguments.decode),
                "--json"]
     return runner.json(command)[0]
