@@ -43,7 +43,8 @@ def parse_arguments():
 
 def measure(arguments, runner, calibration):
     command = [arguments.pith, "bench", "-m", arguments.model, "--scorer", "kvzap",
-               "--calibration", calibration, "--keep", arguments.keep, "--budget", arguments.budget, "-t", arguments.threads,
+               "--calibration", calibration, "--keep", arguments.keep, "--budget",
+               arguments.budget, "-t", arguments.threads,
                "-d", str(arguments.tokens + arguments.decode), "--decode", str(arguments.decode),
                "--json"]
     return runner.json(command)[0]
