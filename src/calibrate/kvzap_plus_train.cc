@@ -212,8 +212,10 @@ Eigen::MatrixXf Predict(const KvzapShape& shape, const KvzapPlusLayer& layer,
   return out;
 }
 
-// R2 on the held-out shards, and quantiles of the worths that they and those for validation get.
-void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, KvzapPlusFit& fit) {
+// R2 on the held-out shards; then the second predictions are raised by `shift`, and quantiles are
+// taken of the worths that these shards and those for validation get.
+void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, double shift,
+            KvzapPlusFit& fit) {
   const size_t n_maps = size_t{1} * shape.n_layers * shape.n_kv_heads;
   std::vector<std::vector<float>> given(static_cast<size_t>(shape.n_layers));
   fit.r2.assign(kTargets * n_maps, 0);
@@ -225,7 +227,8 @@ void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, K
       for (int h = 0; h < shape.n_kv_heads; ++h) {
         const Eigen::MatrixXf predicted =
             Predict(shape, fit.surrogate.layers[layer], shard, layer, h, hidden);
-        const Eigen::VectorXf worth = predicted.rowwise().maxCoeff();
+        const Eigen::VectorXf worth = predicted.col(0).cwiseMax(
+            (predicted.col(1).array() + static_cast<float>(shift)).matrix());
         given[layer].insert(given[layer].end(), worth.data(), worth.data() + worth.size());
         if (!is_held_out) continue;
         const Eigen::MatrixXd want = HeadTargets(shard, layer, h).cast<double>();
@@ -248,6 +251,28 @@ void Finish(const KvzapShape& shape, const KvzapSplits& splits, int n_threads, K
     }
   });
   fit.surrogate.quantiles = QuantilesOf(given);
+  for (KvzapPlusLayer& layer : fit.surrogate.layers) {
+    for (size_t h = 0; h < static_cast<size_t>(shape.n_kv_heads); ++h) {
+      layer.bias[static_cast<size_t>(shape.n_kv_heads) + h] += static_cast<float>(shift);
+    }
+  }
+}
+
+// What makes the mean of the second target that of the first, over all layers and heads: how they
+// compare otherwise depends on how much a model's values write.
+double MeanShift(const KvzapShape& shape, const std::vector<KvzapShard>& shards) {
+  double sum = 0;
+  double n = 0;
+  for (const KvzapShard& shard : shards) {
+    for (int layer = 0; layer < shape.n_layers; ++layer) {
+      for (int h = 0; h < shape.n_kv_heads; ++h) {
+        const Eigen::MatrixXd targets = HeadTargets(shard, layer, h).cast<double>();
+        sum += targets.col(0).sum() - targets.col(1).sum();
+        n += static_cast<double>(targets.rows());
+      }
+    }
+  }
+  return sum / n;
 }
 
 }  // namespace
@@ -298,7 +323,7 @@ KvzapPlusFit FitKvzapPlus(const KvzapShape& shape, const KvzapSplits& splits,
   fit.surrogate.n_kv_heads = shape.n_kv_heads;
   fit.surrogate.head_dim = shape.head_dim;
   for (auto& layer : layers) fit.surrogate.layers.push_back(std::move(layer[best]));
-  Finish(shape, splits, training.n_threads, fit);
+  Finish(shape, splits, training.n_threads, MeanShift(shape, splits.train), fit);
   return fit;
 }
 

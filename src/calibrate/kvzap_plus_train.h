@@ -17,9 +17,11 @@ struct KvzapPlusFit {
 };
 
 // Ridge regression for every layer and KV head on the hidden state, the projection of the key on
-// the head's Q-Filter, ln |key| and ln |value|, of two targets. filters [n_layers, n_kv_heads,
-// head_dim], half-split. The penalty is relative to each input's own variance, one for all.
-// `progress` and errors are as of FitKvzapLinear; Error(kMismatch) for shards without keys.
+// the head's Q-Filter, ln |key| and ln |value|, of two targets. The second prediction is raised by
+// one constant, so that both targets have the same mean over the samples trained on. filters
+// [n_layers, n_kv_heads, head_dim], half-split. The penalty is relative to each input's own
+// variance, one for all. `progress` and errors are as of FitKvzapLinear; Error(kMismatch) for
+// shards without keys.
 KvzapPlusFit FitKvzapPlus(const KvzapShape& shape, const KvzapSplits& splits,
                           std::span<const float> filters, const KvzapTraining& training,
                           const Progress& progress = {});
