@@ -81,12 +81,11 @@ def panel(left, title, unit, series, top, last, value):
 
 def picture(runs, tau):
     last = max(run["series"][-1]["tokens"] for run in runs.values())
-    last = (last + 999) // 1000 * 1000
     mib = lambda p: p["kv_bytes"] / 2**20
     full = [{"tokens": p["tokens"], "kv_bytes": p["kv_bytes_full"]}
             for p in runs["25%"]["series"]]
     full.insert(0, {"tokens": 0, "kv_bytes": 0})
-    top = -(-mib(full[-1]) // 40) * 40
+    top = -(-mib(full[-1]) // 20) * 20
     lines = [(COLORS[name], "", run["series"]) for name, run in runs.items()]
     out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 300" width="760" '
            'font-family="sans-serif" font-size="12" fill="#333">',
@@ -144,7 +143,9 @@ def main():
         print(f"| {keeps.get(name, name)} | {' | '.join(cells)} | {run['nll']:.3f} | "
               f"{100 * kept(text):.1f} % |")
     with open(os.path.join(flags.out, "long_writing.json"), "w", encoding="utf-8") as file:
-        json.dump({"wrote": wrote, "read": read}, file, indent=1)
+        plain = {name: {**run, "written": None} for name, run in wrote.items()}
+        json.dump({"wrote": plain, "read": read}, file, separators=(",", ":"))
+        file.write("\n")
     with open(os.path.join(flags.out, "long_writing.svg"), "w", encoding="utf-8") as file:
         file.write(picture(wrote, tau))
 

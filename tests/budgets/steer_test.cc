@@ -171,7 +171,7 @@ TEST(Steering, WritingStaysNearTheFraction) {
     for (const double fraction : {0.5, 0.25, 0.1}) {
       Stream stream(fraction, shape.draw);
       stream.Read(1000);
-      for (int64_t n = 1000; n < 6000; n += 100) {
+      for (int64_t n = 1000; n < 4000; n += 100) {
         stream.Write(100);
         if (fraction * static_cast<double>(n) < 2 * kWindow) continue;  // the window outweighs it
         EXPECT_NEAR(stream.kept(), fraction, 0.03) << shape.name << " at " << n;

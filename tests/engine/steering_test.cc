@@ -96,8 +96,8 @@ TEST(Steering, RealTextEndsAtTheFractionAndWritingStaysThere) {
   plan.calibration =
       std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
   const std::vector<Token> text = EssayTokens("worked", 2048);
-  const std::span<const Token> first = std::span(text).first(1024);
-  Session start(DefaultModel(), plan, {.n_threads = 2});
+  const std::span<const Token> first = std::span(text).first(1536);
+  Session start(DefaultModel(), plan, {.n_batch = 256, .n_threads = 2});
   start.Read(first);
   for (const char* keep : {"50%", "25%", "10%"}) {
     plan.keep = Keep::Parse(keep);
