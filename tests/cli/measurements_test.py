@@ -243,7 +243,7 @@ class KvzapTest(PithTest):
         self.refused(1, "another model, corpus or settings", *self.surrogate("x.pithcal", "-s", "1"))
 
     def test_wrong_use(self):
-        self.refused(2, "--kvzap is 'forest', expected linear or mlp",
+        self.refused(2, "--kvzap is 'forest', expected linear, mlp or plus",
                      *self.surrogate("x.pithcal", form="forest"))
         self.refused(1, "documents of 5000 tokens or more",
                      *self.surrogate("x.pithcal", tokens=("5000", "5000")))
