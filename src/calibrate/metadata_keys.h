@@ -22,7 +22,6 @@ inline constexpr const char* kKvzapPenaltyKey = "kvzap_penalty";      // of a li
 inline constexpr const char* kKvzapR2Key = "kvzap_r2";             // held out, mean over all heads
 inline constexpr const char* kKvzapR2HeadsKey = "kvzap_r2_heads";  // of every layer and KV head
 
-
 // The same of the surrogate of kvzap+.
 inline constexpr const char* kKvzapPlusCorpusKey = "kvzap_plus_corpus";
 inline constexpr const char* kKvzapPlusSeedKey = "kvzap_plus_seed";

@@ -274,7 +274,8 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
 }
 
 bool NeedsCalibration(const Plan& plan) {
-  return plan.keep.kind != Keep::Kind::kAll && (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+");
+  return plan.keep.kind != Keep::Kind::kAll &&
+         (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+");
 }
 
 uint64_t CalibrationDigest(const Plan& plan) {
