@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <numeric>
 #include <thread>
 
 #include <ggml-cpu.h>
@@ -247,7 +248,9 @@ Graph& Session::Impl::Compute(std::span<const Token> chunk, int64_t first_positi
   bool finished = false;
   try {
     attention_.Prepare(n_tokens);
-    finished = graph.Compute(backend_.get(), chunk, static_cast<int32_t>(first_position));
+    std::vector<int32_t> positions(chunk.size());
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first_position));
+    finished = graph.Compute(backend_.get(), chunk, positions);
   } catch (...) {
     cache.AbandonChunk();
     throw;

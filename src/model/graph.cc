@@ -1,8 +1,5 @@
 #include "model/graph.h"
 
-#include <numeric>
-#include <vector>
-
 #include "base/fail.h"
 #include "model/split_q4_1.h"
 
@@ -141,20 +138,19 @@ Graph::Graph(const Weights& weights, const HyperParams& hparams, std::span<const
     x = ggml_add(g, build.Multiply(layer.attn_output, attended), x);
     x = ggml_add(g, build.FeedForward(layer, build.RmsNorm(x, layer.ffn_norm)), x);
   }
-  const bool goes_on = output == Output::kLastLogits || output == Output::kHidden;
-  if (goes_on) x = build.RmsNorm(x, weights.output_norm);
-  if (output == Output::kLastLogits) x = build.Multiply(weights.output, x);
+  const bool wants_logits = output == Output::kLastLogits || output == Output::kLogits;
+  if (wants_logits || output == Output::kHidden) x = build.RmsNorm(x, weights.output_norm);
+  if (wants_logits) x = build.Multiply(weights.output, x);
   result_ = x;
   ggml_set_output(result_);
   ggml_build_forward_expand(graph_, result_);
   allocator_ = Allocate(graph_);
 }
 
-bool Graph::Compute(ggml_backend_t backend, std::span<const Token> tokens, int32_t first_position) {
-  std::vector<int32_t> positions(tokens.size());
-  std::iota(positions.begin(), positions.end(), first_position);
+bool Graph::Compute(ggml_backend_t backend, std::span<const Token> tokens,
+                    std::span<const int32_t> positions) {
   ggml_backend_tensor_set(tokens_, tokens.data(), 0, tokens.size_bytes());
-  ggml_backend_tensor_set(positions_, positions.data(), 0, positions.size() * sizeof(int32_t));
+  ggml_backend_tensor_set(positions_, positions.data(), 0, positions.size_bytes());
   if (last_ && last_->data) {
     const int32_t last = n_tokens_ - 1;
     ggml_backend_tensor_set(last_, &last, 0, sizeof(last));

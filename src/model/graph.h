@@ -32,6 +32,7 @@ enum class Output {
   kNone,        // nothing: the last layer ends at its append
   kQueries,     // nothing, but the last layer ends at its attend
   kLastLogits,  // logits after the last token
+  kLogits,      // logits after every token
   kHidden,      // normed hidden states of all tokens, for LogitsHead
 };
 
@@ -41,11 +42,13 @@ class Graph {
   Graph(const Weights& weights, const HyperParams& hparams, std::span<const LayerOps> ops,
         int n_tokens, Output output);
 
-  // Runs on `backend`. `tokens` [n_tokens] in [0, n_vocab) at positions first_position and on.
+  // Runs on `backend`. `tokens` [n_tokens] in [0, n_vocab), each at its own position.
   // Returns false if the backend's abort callback stopped it.
-  bool Compute(ggml_backend_t backend, std::span<const Token> tokens, int32_t first_position);
+  bool Compute(ggml_backend_t backend, std::span<const Token> tokens,
+               std::span<const int32_t> positions);
 
-  // After Compute: [n_vocab] for kLastLogits, [n_tokens, n_embd] for kHidden.
+  // After Compute: [n_vocab] for kLastLogits, [n_tokens, n_vocab] for kLogits, [n_tokens, n_embd]
+  // for kHidden.
   std::span<const float> result() const;
 
   int n_tokens() const { return n_tokens_; }
