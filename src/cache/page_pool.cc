@@ -3,12 +3,21 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <bit>
 #include <utility>
 
 #include "base/fail.h"
 
 namespace pith {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+#ifdef MADV_COLLAPSE
+constexpr int kCollapse = MADV_COLLAPSE;
+#else
+constexpr int kCollapse = 25;  // Linux 6.1; systems that do not know it refuse, which is harmless
+#endif
+
+}  // namespace
 
 PagePool::PagePool(size_t page_bytes) {
   const size_t system_page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -34,38 +43,61 @@ PagePool& PagePool::operator=(PagePool&& other) noexcept {
 }
 
 PagePool::~PagePool() {
-  for (auto& [base, chunk] : chunks_) munmap(base, kChunkPages * page_bytes_);
+  for (auto& [base, chunk] : chunks_) munmap(base, chunk_bytes());
+}
+
+// Begins at a huge page's boundary.
+std::byte* PagePool::MapChunk() const {
+  const size_t mapped = chunk_bytes() + kHugePage;
+  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    Fail(ErrorCode::kMemoryLimit, "the system has no memory for another {} KB of KV cache",
+         chunk_bytes() / 1024);
+  }
+  auto* const begin = static_cast<std::byte*>(memory);
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + chunk_bytes(), kHugePage - before);
+  return begin + before;
+}
+
+// The system collapses only what holds memory, hence the reading and writing of a byte.
+void PagePool::MakeHuge(std::byte* base, Chunk& chunk) const noexcept {
+  chunk.huge = true;
+  const size_t length = chunk_bytes() / kHugePage * kHugePage;
+  for (size_t at = 0; at < length; at += kHugePage) {
+    auto* const first = reinterpret_cast<volatile char*>(base + at);
+    *first = *first;
+  }
+  madvise(base, length, kCollapse);
 }
 
 std::byte* PagePool::Allocate() {
   if (open_.empty()) {
-    void* memory = mmap(nullptr, kChunkPages * page_bytes_, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-      Fail(ErrorCode::kMemoryLimit, "the system has no memory for another {} KB of KV cache",
-           kChunkPages * page_bytes_ / 1024);
-    }
-    auto [chunk, inserted] = chunks_.try_emplace(static_cast<std::byte*>(memory));
+    auto [chunk, inserted] = chunks_.try_emplace(MapChunk());
     open_.emplace(chunk->first, &chunk->second);
   }
   const auto [base, chunk] = idle_.empty() ? *open_.begin() : *idle_.begin();
-  const int index = std::countr_zero(idle_.empty() ? chunk->free : chunk->free & chunk->resident);
-  const uint64_t bit = uint64_t{1} << index;
-  chunk->free &= ~bit;
+  const int index = (idle_.empty() ? chunk->free : chunk->free & chunk->resident).First();
+  chunk->free.Remove(index);
   ++used_pages_;
-  if (!(chunk->resident & bit)) ++resident_pages_;
-  chunk->resident |= bit;
-  if (chunk->free == 0) open_.erase(base);
-  if ((chunk->free & chunk->resident) == 0) idle_.erase(base);
+  if (!chunk->resident.Has(index)) ++resident_pages_;
+  chunk->resident.Add(index);
+  if ((chunk->free & chunk->resident).empty()) idle_.erase(base);
+  if (chunk->free.empty()) {
+    open_.erase(base);
+    if (!chunk->huge) MakeHuge(base, *chunk);
+  }
   return base + index * page_bytes_;
 }
 
 void PagePool::Free(std::byte* page) noexcept {
   auto entry = std::prev(chunks_.upper_bound(page));
   Chunk& chunk = entry->second;
-  if (chunk.free == 0) open_.emplace(entry->first, &chunk);
-  if ((chunk.free & chunk.resident) == 0) idle_.emplace(entry->first, &chunk);
-  chunk.free |= uint64_t{1} << (static_cast<size_t>(page - entry->first) / page_bytes_);
+  if (chunk.free.empty()) open_.emplace(entry->first, &chunk);
+  if ((chunk.free & chunk.resident).empty()) idle_.emplace(entry->first, &chunk);
+  chunk.free.Add(static_cast<int>(static_cast<size_t>(page - entry->first) / page_bytes_));
   --used_pages_;
 }
 
@@ -73,21 +105,22 @@ void PagePool::Trim() noexcept {
   idle_.clear();
   for (auto entry = chunks_.begin(); entry != chunks_.end();) {
     auto& [base, chunk] = *entry;
-    const uint64_t idle = chunk.free & chunk.resident;
-    resident_pages_ -= std::popcount(idle);
-    if (chunk.free == ~uint64_t{0}) {
-      munmap(base, kChunkPages * page_bytes_);
+    const PageBits idle = chunk.free & chunk.resident;
+    resident_pages_ -= idle.size();
+    if (chunk.free == PageBits::All()) {
+      munmap(base, chunk_bytes());
       open_.erase(base);
       entry = chunks_.erase(entry);
       continue;
     }
-    for (uint64_t left = idle; left != 0;) {
-      const int begin = std::countr_zero(left);
-      const int length = std::countr_one(left >> begin);
-      madvise(base + begin * page_bytes_, length * page_bytes_, MADV_DONTNEED);
-      left = begin + length == 64 ? 0 : left >> (begin + length) << (begin + length);
+    for (int begin = idle.First(); begin < kChunkPages;) {
+      int end = begin;
+      while (end < kChunkPages && idle.Has(end)) ++end;
+      madvise(base + begin * page_bytes_, (end - begin) * page_bytes_, MADV_DONTNEED);
+      chunk.huge = false;
+      for (begin = end; begin < kChunkPages && !idle.Has(begin);) ++begin;
     }
-    chunk.resident &= ~idle;
+    chunk.resident = chunk.resident - idle;
     ++entry;
   }
 }

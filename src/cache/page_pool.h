@@ -1,12 +1,16 @@
-// Pages of one size, taken from the system in chunks of 64 and given back as soon as possible.
+// Pages of one size, taken from the system in chunks of 128 and given back as soon as possible.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
 
+#include "cache/page_bits.h"
+
 namespace pith {
 
+// A chunk all of whose pages are in use is made of the system's huge pages, where it has them: a
+// scan of the cache then misses few translations, and not a byte more is held.
 class PagePool {
  public:
   // `page_bytes` is rounded up to whole pages of the operating system, so that every free page can
@@ -31,11 +35,16 @@ class PagePool {
   uint64_t allocated_bytes() const { return resident_pages_ * page_bytes_; }
 
  private:
-  static constexpr int kChunkPages = 64;
+  static constexpr int kChunkPages = PageBits::kSize;
   struct Chunk {
-    uint64_t free = ~uint64_t{0};  // bit i: page i is free
-    uint64_t resident = 0;         // bit i: page i holds memory; set for every used page
+    PageBits free = PageBits::All();
+    PageBits resident;  // pages that hold memory; every used page does
+    bool huge = false;  // asked for, since memory was last given back
   };
+
+  size_t chunk_bytes() const { return kChunkPages * page_bytes_; }
+  std::byte* MapChunk() const;
+  void MakeHuge(std::byte* base, Chunk& chunk) const noexcept;
 
   size_t page_bytes_;
   uint64_t used_pages_ = 0;

@@ -71,6 +71,51 @@ TEST(PagePool, TrimGivesEveryFreePageBackToTheSystem) {
   EXPECT_EQ(pool.allocated_bytes(), 0u);
 }
 
+TEST(PagePool, HugePagesHoldNoMoreThanIsUsedAndKeepWhatIsWritten) {
+  PagePool pool(kPage);
+  constexpr int kPages = 4 * 128 + 1;  // four whole chunks, of one huge page each, and one page
+  const uint64_t before = SystemMemory("VmRSS");
+  std::vector<std::byte*> pages;
+  const auto expect_held = [&](size_t n) {
+    EXPECT_EQ(pool.allocated_bytes(), n * kPage);
+    if (kSystemMemoryTells) {
+      EXPECT_LT(SystemMemory("VmRSS") - before, n * kPage + (uint64_t{1} << 20));
+    }
+  };
+  for (int i = 0; i < kPages; ++i) {
+    pages.push_back(pool.Allocate());
+    std::memset(pages.back(), i % 251, kPage);  // the last one's neighbours are made huge around it
+  }
+  expect_held(kPages);
+  for (int i = 0; i < kPages; ++i) {
+    ASSERT_EQ(pages[i][0], std::byte(i % 251));
+    ASSERT_EQ(pages[i][kPage - 1], std::byte(i % 251));
+  }
+  for (int i = 0; i < kPages; i += 2) pool.Free(pages[i]);
+  pool.Trim();  // a part of each huge page
+  expect_held(kPages / 2);
+  for (int i = 0; i < kPages; i += 2) pages[i] = pool.Allocate();  // whole again
+  for (int i = 1; i < kPages; i += 2) ASSERT_EQ(pages[i][kPage / 2], std::byte(i % 251));
+  expect_held(kPages);
+}
+
+TEST(PageBits, AreASet) {
+  PageBits bits;
+  EXPECT_EQ(bits.First(), PageBits::kSize);
+  EXPECT_TRUE(bits.empty());
+  for (const int i : {127, 64, 63, 0}) {
+    bits.Add(i);
+    EXPECT_EQ(bits.First(), i);
+    EXPECT_TRUE(bits.Has(i));
+  }
+  EXPECT_EQ(bits.size(), 4);
+  EXPECT_EQ((PageBits::All() - bits).size(), 124);
+  EXPECT_EQ(((PageBits::All() - bits) & bits).size(), 0);
+  bits.Remove(0);
+  EXPECT_EQ(bits.First(), 63);
+  EXPECT_FALSE(bits == PageBits::All());
+}
+
 TEST(PagePool, RandomUseKeepsPagesApart) {
   PagePool pool(4096);
   std::mt19937 random(7);
