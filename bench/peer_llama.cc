@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <span>
@@ -39,6 +40,8 @@ struct Arguments {
   std::string kv = "f16";
   int chunk = 512;
   int decode = 24;
+  bool synthetic = false;
+  int segment = 0;  // 0: one chunk
   bool no_repack = false;
   bool as_json = false;
   std::string tokens_file;  // logits mode
@@ -70,6 +73,8 @@ std::string SimdLevel() {
   if (ggml_cpu_has_neon()) return "NEON";
   return "scalar";
 }
+
+constexpr int kStateTokens = 128;  // of the state that made-up depth is put together from
 
 uint64_t PeakResidentBytes() {
   rusage usage{};
@@ -103,7 +108,10 @@ class Peer {
     params.n_ctx = n_ctx;
     params.n_batch = arguments.chunk;
     params.n_ubatch = arguments.chunk;
-    params.n_outputs_max = all_logits ? 0 : 1;
+    // The second sequence brings made-up tokens in; one buffer holds both, as if there were one.
+    params.n_seq_max = arguments.synthetic ? 2 : 1;
+    params.n_outputs_max = all_logits ? 0 : params.n_seq_max;
+    params.kv_unified = true;
     params.n_threads = arguments.threads;
     params.n_threads_batch = arguments.threads;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -150,6 +158,37 @@ class Peer {
     n_read_ = n;
   }
 
+  // Reads `tokens`, keeps the state after them and forgets them.
+  void KeepState(std::span<llama_token> tokens) {
+    Forget(0);
+    Read(tokens);
+    state_.resize(llama_state_seq_get_size(context_.get(), 0));
+    if (llama_state_seq_get_data(context_.get(), state_.data(), state_.size(), 0) !=
+        state_.size()) {
+      throw std::runtime_error("llama.cpp does not give its state");
+    }
+    n_state_ = static_cast<int>(tokens.size());
+    FindPositions();
+    Forget(0);
+  }
+
+  // Leaves the cache as if `n` more tokens had been read: the state kept, time and again, at
+  // positions that go on. Its keys keep the rotation they have, which costs as much to attend to.
+  void ReadSynthetic(int n) {
+    const llama_memory_t memory = llama_get_memory(context_.get());
+    for (const int end = n_read_ + n; n_read_ < end; n_read_ += n_state_) {
+      for (int i = 0; i < n_state_; ++i)
+        PutWord(positions_begin_ + i * positions_step_, n_read_ + i);
+      if (llama_state_seq_set_data(context_.get(), state_.data(), state_.size(), 1) == 0) {
+        throw std::runtime_error("llama.cpp does not take the state of made-up tokens");
+      }
+      llama_memory_seq_rm(memory, 1, end, -1);
+      llama_memory_seq_cp(memory, 1, 0, -1, -1);
+      llama_memory_seq_rm(memory, 1, -1, -1);
+    }
+    n_read_ = llama_memory_seq_pos_max(memory, 0) + 1;
+  }
+
   // Bytes of K and V for `n` tokens of type `type`.
   uint64_t KvBytes(ggml_type type, int n) const {
     const int64_t row = int64_t{HeadDim("key_length")} * llama_model_n_head_kv(model_.get());
@@ -165,6 +204,33 @@ class Peer {
   uint64_t F16KvBytes(int n) const { return KvBytes(GGML_TYPE_F16, n); }
 
  private:
+  int32_t Word(size_t at) const {
+    int32_t word = 0;
+    std::memcpy(&word, state_.data() + at, sizeof(word));
+    return word;
+  }
+  void PutWord(size_t at, int32_t word) { std::memcpy(state_.data() + at, &word, sizeof(word)); }
+
+  // A state begins with a few counts; then each cell has its position and its number of sequences,
+  // one, and, in some versions, which.
+  void FindPositions() {
+    constexpr size_t kMostCounts = 16;  // words
+    for (const size_t step : {2 * sizeof(int32_t), 3 * sizeof(int32_t)}) {
+      for (size_t begin = 0; begin < kMostCounts * sizeof(int32_t); begin += sizeof(int32_t)) {
+        bool found = begin + n_state_ * step <= state_.size();
+        for (int i = 0; found && i < n_state_; ++i) {
+          const size_t cell = begin + i * step;
+          found = Word(cell) == i && Word(cell + sizeof(int32_t)) == 1;
+        }
+        if (!found) continue;
+        positions_begin_ = begin;
+        positions_step_ = step;
+        return;
+      }
+    }
+    throw std::runtime_error("no positions in the state that llama.cpp gives");
+  }
+
   void Decode(std::span<llama_token> tokens) {
     const int32_t status = llama_decode(
         context_.get(), llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
@@ -191,6 +257,10 @@ class Peer {
   };
   int chunk_;
   int n_read_ = 0;
+  std::vector<uint8_t> state_;  // of n_state_ tokens, as llama.cpp writes it
+  int n_state_ = 0;
+  size_t positions_begin_ = 0;  // bytes into state_
+  size_t positions_step_ = 0;
   ggml_type kv_type_ = GGML_TYPE_F16;
   std::unique_ptr<llama_model, Free> model_;
   std::unique_ptr<llama_context, Free> context_;
@@ -212,11 +282,26 @@ json Measure(const Arguments& arguments) {
   // Pages of the weights come in, threads start.
   peer.Read(std::span(tokens).first(std::min(32, deepest)));
   peer.Forget(0);
+  if (arguments.synthetic) {
+    peer.KeepState(std::span(tokens).first(std::min(kStateTokens, deepest)));
+  }
 
+  int n_synthetic = 0;
   json records = json::array();
   for (const int depth : arguments.depths) {
-    const int start = peer.n_read();
     const int end = depth - arguments.decode;
+    if (arguments.synthetic) {
+      const int segment = arguments.segment > 0 ? arguments.segment : arguments.chunk;
+      const int made_up = std::max(0, end - segment - peer.n_read());
+      const int wanted = peer.n_read() + made_up;
+      peer.ReadSynthetic(made_up);
+      if (peer.n_read() != wanted) {
+        throw std::runtime_error("made-up tokens end at " + std::to_string(peer.n_read()) +
+                                 ", expected " + std::to_string(wanted));
+      }
+      n_synthetic += made_up;
+    }
+    const int start = peer.n_read();
     const double seconds = peer.Read(std::span(tokens).subspan(start, end - start));
     std::vector<double> steps;
     while (peer.n_read() < depth) {
@@ -226,9 +311,11 @@ json Measure(const Arguments& arguments) {
                        {"kv", arguments.kv},
                        {"depth", depth},
                        {"keep", "100%"},
+                       {"synthetic", n_synthetic},
                        {"segment", {start, end}},
                        {"prefill_tps", (end - start) / seconds},
                        {"decode_ms", 1e3 * Median(steps)},
+                       {"decode_ms_min", 1e3 * *std::min_element(steps.begin(), steps.end())},
                        {"kv_bytes", peer.AllocatedKvBytes()},
                        {"kv_bytes_full", peer.F16KvBytes(depth)},
                        {"peak_resident_bytes", PeakResidentBytes()},
@@ -278,6 +365,11 @@ int Run(int argc, char** argv) {
   app.add_option("--kv", arguments.kv, "type of K and V: f16, q8_0, q4_0");
   app.add_option("--chunk", arguments.chunk, "tokens read at once");
   app.add_option("--decode", arguments.decode, "steps, of which the median counts");
+  auto* synthetic =
+      app.add_flag("--synthetic", arguments.synthetic,
+                   "fill the cache with copies of a few tokens' entries and read only "
+                   "the last --segment tokens before each depth");
+  app.add_option("--segment", arguments.segment, "tokens (default: one chunk)")->needs(synthetic);
   app.add_flag("--no-repack", arguments.no_repack, "use the weights as they lie in the file");
   app.add_flag("--json", arguments.as_json, "records instead of a table");
   auto* tokens = app.add_option("--logits", arguments.tokens_file,
@@ -290,7 +382,8 @@ int Run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1) {
+  if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1 ||
+      arguments.segment < 0) {
     std::fprintf(stderr, "peer_llama: counts must be at least 1\n");
     return 2;
   }

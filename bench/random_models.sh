@@ -1,20 +1,31 @@
 #!/usr/bin/env bash
-# Writes into FOLDER models of the shape of Llama-3.1-8B with random weights in Q4_K, the whole (4.5 GB)
-# and its first four layers (1.1 GB), and random KVzap surrogates of both: for measurements of speed and
-# memory, which do not depend on what the weights are. Takes about a minute.
+# Writes into FOLDER models of the shape of Llama-3.1-8B with random weights in Q4_K: the whole (4.5 GB),
+# its first four layers (1.1 GB), both with random KVzap surrogates, and the four layers with a vocabulary
+# of 1,024 (0.5 GB), where the output matrix takes no time. For measurements of speed and memory, which do
+# not depend on what the weights are. Takes about a minute; what is there already stays.
 #
 #   bench/random_models.sh FOLDER
 set -euo pipefail
 folder=${1:?usage: bench/random_models.sh FOLDER}
 tools=${BUILD:-$(dirname "${BASH_SOURCE[0]}")/../build/release}/tests/tools
 mkdir -p "$folder"
-for layers in 32 4; do
-  model=$folder/llama-3.1-8b-shape.$layers-layers.gguf
+
+# write NAME LAYERS VOCABULARY
+write() {
+  [ ! -s "$folder/$1.gguf" ] || return 0
   # Rows of a matrix repeat, so that it is written quickly.
-  "$tools/random_gguf" -o "$model" --layers $layers --embd 4096 --heads 32 --kv-heads 8 \
-    --head-dim 128 --ff 14336 --vocab 128256 --ctx 131072 --rope-base 500000 --llama3-rope \
+  "$tools/random_gguf" -o "$folder/$1.part" --layers "$2" --embd 4096 --heads 32 --kv-heads 8 \
+    --head-dim 128 --ff 14336 --vocab "$3" --ctx 131072 --rope-base 500000 --llama3-rope \
     --type q4_K --repeat-rows 1024
+  mv "$folder/$1.part" "$folder/$1.gguf"
+}
+
+for layers in 32 4; do
+  name=llama-3.1-8b-shape.$layers-layers
+  write "$name" $layers 128256
   for form in linear mlp; do
-    "$tools/random_kvzap" -m "$model" --form $form -o "${model%.gguf}.$form.pithcal"
+    surrogate=$folder/$name.$form.pithcal
+    [ -s "$surrogate" ] || "$tools/random_kvzap" -m "$folder/$name.gguf" --form $form -o "$surrogate"
   done
 done
+write llama-3.1-8b-shape.4-layers.small-vocabulary 4 1024

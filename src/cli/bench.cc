@@ -92,13 +92,13 @@ std::vector<Token> BenchTokens(const Model& model, const std::string& file, size
 // Reads on to `depth`. The decode steps are the last tokens on the way to it, so that the next
 // segment starts at exactly this depth and a depth may be the model's whole context.
 //
-// With `batch`, only so many tokens before the decode steps are read and all before them made up.
+// With `segment`, only so many tokens before the decode steps are read and all before them made up.
 Record Measure(Session& session, std::span<const Token> tokens, int64_t depth, int n_decode,
-               std::optional<int> batch) {
+               std::optional<int> segment) {
   Record record;
   record.segment_end = depth - n_decode;
-  if (batch) {
-    record.synthetic = std::max<int64_t>(0, record.segment_end - *batch - session.n_read());
+  if (segment) {
+    record.synthetic = std::max<int64_t>(0, record.segment_end - *segment - session.n_read());
     ReadSynthetic(session, record.synthetic, static_cast<uint64_t>(depth));
   }
   record.segment_start = session.n_read();
@@ -225,24 +225,30 @@ int Bench(const Verb& verb, std::span<char* const> arguments) {
   std::string file;
   int n_decode = 24;
   bool synthetic = false;
+  int segment = 0;
   bool json = false;
   CommandLine line(verb.name, verb.summary);
   line.List("-d,--depth", depth_texts, "N,...", "tokens in the context when speed is measured");
   line.Option("--decode", n_decode, "N", "steps of generation measured at each depth");
   line.Option("-f,--file", file, "FILE", "a text to read, repeated (default: random tokens)");
   line.Flag("--synthetic", synthetic,
-            "fill the cache with made-up entries up to the last batch before each depth, and read "
-            "only that batch");
+            "fill the cache with made-up entries, and read only the last --segment tokens before "
+            "each depth");
+  line.Option("--segment", segment, "N", "for --synthetic (default: one batch)");
   line.Flag("--json", json, "print a list of records");
   model_flags.AddTo(line);
   plan_flags.AddTo(line, keeps);
   if (!line.Parse(arguments)) return kDone;
   if (n_decode < 1) throw UsageError(fmt::format("--decode is {}, expected 1 or more", n_decode));
+  if (segment < 0 || (segment > 0 && !synthetic)) {
+    throw UsageError(fmt::format("--segment is {}, expected 1 or more and --synthetic", segment));
+  }
   const std::vector<int64_t> depths = ParseDepths(depth_texts, n_decode);
   for (const std::string& keep : keeps) plan_flags.Check(keep);
 
   const Model model = model_flags.Load();
   const SessionOptions options = model_flags.ForSession(model);
+  if (segment == 0) segment = options.n_batch;
   const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
   if (depths.back() > n_ctx) {
     throw UsageError(
@@ -268,7 +274,7 @@ int Bench(const Verb& verb, std::span<char* const> arguments) {
     int64_t n_synthetic = 0;
     for (int64_t depth : depths) {
       Record record = Measure(session, tokens, depth, n_decode,
-                              synthetic ? std::optional(options.n_batch) : std::nullopt);
+                              synthetic ? std::optional(segment) : std::nullopt);
       n_synthetic += record.synthetic;
       record.synthetic = n_synthetic;
       if (json) {

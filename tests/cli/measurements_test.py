@@ -70,6 +70,9 @@ class BenchTest(PithTest):
         self.assertEqual(records[2]["attention_flops"], 2 * 4 * 4 * 16 * sum(range(165, 197)))
         self.assertEqual(records[2]["matrix_flops"], 32 * 2 * 2 * 64 * (12 * 16 + 3 * 128))
         self.assertIn("made up", self.done("bench", *flags))
+        records = self.json("bench", "--json", "--segment", "100", *flags)
+        self.assertEqual([r["segment"] for r in records[:2]], [[96, 196], [296, 396]])
+        self.refused(2, "--segment", "bench", "--segment", "100", *ONE_THREAD)
 
     def test_judging_while_reading_is_timed(self):
         full, judged = self.json("bench", "-d", "200", "--decode", "4", "--keep", "100%,50%",
