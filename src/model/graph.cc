@@ -6,6 +6,18 @@
 namespace pith {
 namespace {
 
+MatrixView<float> Rows(const ggml_tensor* t) {
+  const auto n = static_cast<size_t>(t->ne[0]);
+  return {static_cast<float*>(t->data), static_cast<size_t>(t->ne[1]), n, n};
+}
+
+// dst += rest, src[1], times the block sums of src[2]. See split_q4_1.h.
+void AddRest(ggml_tensor* dst, int thread, int n_threads, void*) {
+  const MatrixView<float> x = Rows(dst->src[2]);
+  AddRestProduct(static_cast<const ggml_fp16_t*>(dst->src[1]->data),
+                 {x.data, x.rows, x.cols, x.stride}, Rows(dst), thread, n_threads);
+}
+
 // Builds the decoder block that llama, qwen2 and qwen3 share.
 class DecoderBuilder {
  public:
@@ -19,19 +31,11 @@ class DecoderBuilder {
 
   ggml_tensor* Multiply(const Linear& linear, ggml_tensor* x) const {
     ggml_tensor* y = ggml_mul_mat(g_, linear.weight, x);
-    if (linear.rest) y = ggml_add(g_, y, ggml_mul_mat(g_, linear.rest, BlockSums(x)));
-    return linear.bias ? ggml_add(g_, y, linear.bias) : y;
-  }
-
-  // Sums of each run of 32: [n, n_tokens] -> [n / 32, n_tokens]. See split_q4_1.h.
-  ggml_tensor* BlockSums(ggml_tensor* x) const {
-    if (x != summed_) {
-      const int64_t n_blocks = x->ne[0] / kQ4BlockWeights;
-      ggml_tensor* blocks = ggml_reshape_3d(g_, x, kQ4BlockWeights, n_blocks, x->ne[1]);
-      sums_ = ggml_reshape_2d(g_, ggml_sum_rows(g_, blocks), n_blocks, x->ne[1]);
-      summed_ = x;
+    if (linear.rest) {
+      ggml_tensor* sources[] = {linear.rest, x};
+      y = ggml_custom_inplace(g_, y, sources, 2, AddRest, GGML_N_TASKS_MAX, nullptr);
     }
-    return sums_;
+    return linear.bias ? ggml_add(g_, y, linear.bias) : y;
   }
 
   // q or k heads: [n_in, n_tokens] -> [head_dim, n_heads, n_tokens] after norm and RoPE.
@@ -75,9 +79,6 @@ class DecoderBuilder {
   const Weights& weights_;
   const HyperParams& h_;
   ggml_tensor* positions_;
-  mutable ggml_tensor* summed_ =
-      nullptr;  // whose block sums sums_ are: several matrices share them
-  mutable ggml_tensor* sums_ = nullptr;
 };
 
 ggml_context_ptr NewContext(size_t n_nodes) {

@@ -166,8 +166,8 @@ class Weights::Loader {
     if (!RepackingTypeFor(q4_0)) return linear;
     ggml_set_name(q4_0, ggml_get_name(q4_1));
     multiplied_.back() = q4_0;
-    ggml_tensor* rest = ggml_new_tensor_2d(out_.tensors_.get(), GGML_TYPE_F32,
-                                           q4_1->ne[0] / kQ4BlockWeights, q4_1->ne[1]);
+    ggml_tensor* rest = ggml_new_tensor_1d(out_.tensors_.get(), GGML_TYPE_F16,
+                                           RestElements(q4_1->ne[0], q4_1->ne[1]));
     rests_[q4_0] = rest;
     return {q4_0, rest, linear.bias};
   }
@@ -236,8 +236,8 @@ class Weights::Loader {
       ggml_tallocr_alloc(&allocator, tensor);
       if (const auto rest = rests_.find(tensor); rest != rests_.end()) {
         std::vector<std::byte> q4_0(ggml_nbytes(tensor));
-        SplitQ41(source, q4_0,
-                 {static_cast<float*>(rest->second->data),
+        SplitQ41(source, tensor->ne[0], q4_0,
+                 {static_cast<ggml_fp16_t*>(rest->second->data),
                   static_cast<size_t>(ggml_nelements(rest->second))});
         ggml_backend_tensor_set(tensor, q4_0.data(), 0, q4_0.size());
       } else {

@@ -16,7 +16,7 @@ namespace pith {
 // y = W x + b. Shapes in ggml's order, the fastest dimension first.
 struct Linear {
   ggml_tensor* weight = nullptr;  // [n_in, n_out]
-  ggml_tensor* rest = nullptr;    // [n_in / 32, n_out] f32, or null: of a split q4_1 matrix
+  ggml_tensor* rest = nullptr;    // [RestElements] f16, or null: of a split q4_1 matrix
   ggml_tensor* bias = nullptr;    // [n_out] f32, or null
 };
 
