@@ -41,6 +41,7 @@ class Runner:
     def __init__(self, name, limit=1.0):
         self.name = name
         self.limit = limit
+        self.last_others = 0.0  # of the run that was last
         self.most_others = 0.0  # over all runs that count
 
     def json(self, command):
@@ -50,6 +51,7 @@ class Runner:
                 break
             print(f"{self.name}: others took {100 * others:.0f} % of the machine"
                   f"{', once more' if attempt < 5 else ''}", file=sys.stderr)
+        self.last_others = others
         self.most_others = max(self.most_others, others)
         return result
 

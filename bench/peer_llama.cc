@@ -308,6 +308,7 @@ json Measure(const Arguments& arguments) {
       steps.push_back(peer.Read(std::span(tokens).subspan(peer.n_read(), 1)));
     }
     records.push_back({{"engine", "llama.cpp"},
+                       {"ggml", ggml_version()},
                        {"kv", arguments.kv},
                        {"depth", depth},
                        {"keep", "100%"},
