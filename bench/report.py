@@ -115,8 +115,9 @@ def as_json(records):
 # Blue to green is pith, by how much it keeps; warm colours are llama.cpp.
 COLORS = ("#1f4e9c", "#2f86c9", "#35a79c", "#7a5fb5", "#6b8e23")
 PEER_COLORS = ("#c2410c", "#e08a1e", "#a8326e")
-PANELS = (("decode_ms", "decode, ms a token", 1), ("prefill_tps", "prefill, tokens a second", 1),
-          ("peak_resident_bytes", "resident at peak, MiB", 2**-20))
+PANELS = (("decode_ms", "decode, ms a token", 1, "log"),
+          ("prefill_tps", "prefill, tokens a second", 1, "linear"),
+          ("peak_resident_bytes", "resident at peak, MiB", 2**-20, "linear"))
 
 
 def plot(records, case, file):
@@ -127,7 +128,7 @@ def plot(records, case, file):
         print("no plots: `pip install -r scripts/requirements-plots.txt` for them", file=sys.stderr)
         return False
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
     # Text stays text, and the same numbers give the same file.
     pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": case.name,
                             "font.family": "sans-serif", "font.size": 9, "axes.grid": True,
@@ -138,7 +139,7 @@ def plot(records, case, file):
     ours = [c.name for c in case.contenders if c.program == "pith"]
     theirs = [c.name for c in case.contenders if c.program != "pith"]
     colors = dict(zip(ours, COLORS)) | dict(zip(theirs, PEER_COLORS))
-    for axis, (field, title, unit) in zip(axes, PANELS):
+    for axis, (field, title, unit, scale) in zip(axes, PANELS):
         for contender in case.contenders:
             values = {depth: records.value(case.name, contender.name, depth, field)
                       for depth in depths}
@@ -156,9 +157,14 @@ def plot(records, case, file):
         axis.set_title(title)
         axis.set_xscale("log", base=2)
         axis.set_xticks(depths, [f"{depth:,}" for depth in depths])
+        axis.set_xlabel("tokens in the context")
+        axis.set_yscale(scale)
+        if scale == "log":
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        else:
+            axis.set_ylim(bottom=0)
         axis.minorticks_off()
-        axis.set_ylim(bottom=0)
-    figure.supxlabel("tokens in the context")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(file, format="svg", metadata={"Date": None})
