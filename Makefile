@@ -12,10 +12,10 @@ unexport GGML_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check format bench peers install clean
+.PHONY: help setup build demo test check format bench bench-long peers install clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1:\2/p' Makefile | awk -F: '{ printf "make %-9s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1:\2/p' Makefile | awk -F: '{ printf "make %-11s%s\n", $$1, $$2 }'
 
 setup: ## install what is needed: Debian packages, ggml, the default model
 	@scripts/setup.sh
@@ -38,8 +38,11 @@ format: ## put the sources into the house format
 	@scripts/setup.sh --check
 	@git ls-files '*.h' '*.cc' | xargs clang-format -i
 
-bench: build ## speed and memory, beside llama.cpp if `make peers` was run
+bench: build ## speed and memory in minutes, beside llama.cpp if `make peers` was run
 	@scripts/bench.sh
+
+bench-long: build ## the same and models of 8B shape, with plots (an hour, 16 GB of memory)
+	@scripts/bench-long.sh
 
 peers: ## install llama.cpp into .venv-peers, to measure against (8 minutes)
 	@scripts/setup.sh --peers
