@@ -1,25 +1,25 @@
-// Attention alone: decode against the machine's read bandwidth, prefill against its arithmetic
-// peak. Every layer has pages of its own, so that decode reads them from memory as a model does.
+// Attention alone: decode against the read bandwidth that the machine has at that moment, prefill
+// against its arithmetic peak. Every layer has pages of its own, so that decode reads them from
+// memory as a model does.
 #include <time.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "attention/attention.h"
+#include "cache/page_pool.h"
+#include "read_memory.h"
+#include "team.h"
 
 namespace pith {
 namespace {
@@ -42,107 +42,60 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Threads that stay and meet at a spinning barrier before and after each task, as ggml's do.
-class Team {
+// The cache of a model: pages of a PagePool as the engine has them, in an order shuffled layer by
+// layer, with random f16 contents.
+class Pages {
  public:
-  explicit Team(int n_threads) : n_threads_(n_threads) {
-    for (int t = 1; t < n_threads; ++t) threads_.emplace_back([this, t] { Loop(t); });
-  }
-  ~Team() {
-    task_ = nullptr;
-    round_.fetch_add(1, std::memory_order_release);
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  void Run(const std::function<void(int thread)>& task) {
-    task_ = &task;
-    n_done_.store(0, std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    task(0);
-    while (n_done_.load(std::memory_order_acquire) < n_threads_ - 1) std::this_thread::yield();
-  }
-
-  int n_threads() const { return n_threads_; }
-
- private:
-  void Loop(int thread) {
-    for (int seen = 0;;) {
-      while (round_.load(std::memory_order_acquire) == seen) std::this_thread::yield();
-      ++seen;
-      if (task_ == nullptr) return;
-      (*task_)(thread);
-      n_done_.fetch_add(1, std::memory_order_release);
+  // counts [n_layers][n_kv_heads]: entries of each head.
+  Pages(int head_dim, const std::vector<std::vector<int64_t>>& counts)
+      : pool_(2 * F16KeyBytes(head_dim)) {
+    std::minstd_rand random(1);
+    for (const std::vector<int64_t>& heads : counts) {
+      std::vector<std::byte*> pages;
+      for (const int64_t n : heads) {
+        for (int64_t i = 0; i < n; i += kPageEntries) {
+          pages.push_back(pool_.Allocate());
+          Fill(pages.back(), pool_.page_bytes(), random);
+        }
+      }
+      std::shuffle(pages.begin(), pages.end(), random);
+      pages_.push_back(std::move(pages));
+      std::byte* const* next = pages_.back().data();
+      std::vector<HeadView> views;
+      for (const int64_t n : heads) {
+        views.push_back({next, n, 0});
+        next += (n + kPageEntries - 1) / kPageEntries;
+        n_entries_ += n;
+      }
+      views_.push_back(std::move(views));
     }
   }
 
-  int n_threads_;
-  std::vector<std::thread> threads_;
-  const std::function<void(int)>* task_ = nullptr;
-  std::atomic<int> round_{0};
-  std::atomic<int> n_done_{0};
-};
+  std::vector<std::vector<HeadView>> views(int64_t n_chunk) const {
+    std::vector<std::vector<HeadView>> views = views_;
+    for (std::vector<HeadView>& layer : views) {
+      for (HeadView& view : layer) view.n_chunk = n_chunk;
+    }
+    return views;
+  }
+  int64_t n_entries() const { return n_entries_; }
 
-// One layer's KV heads: pages in a shuffled order of one large allocation, random f16 contents.
-class Layer {
- public:
-  Layer(int head_dim, int n_kv_heads, int64_t n_entries, std::minstd_rand& random) {
-    const size_t page_bytes = 2 * F16KeyBytes(head_dim);
-    const int64_t n_pages = (n_entries + kPageEntries - 1) / kPageEntries;
-    size_t space = n_pages * n_kv_heads * page_bytes + kPageAlignment;
-    memory_ = std::make_unique<std::byte[]>(space);
-    void* aligned = memory_.get();
-    auto* base = static_cast<std::byte*>(
-        std::align(kPageAlignment, n_pages * n_kv_heads * page_bytes, aligned, space));
-    auto* values = reinterpret_cast<F16*>(base);
-    for (size_t i = 0; i < n_pages * n_kv_heads * page_bytes / sizeof(F16); ++i) {
-      // Sign, exponent 13 or 14 (sizes 1/4 to 1), mantissa.
+ private:
+  // Sign, exponent 13 or 14 (sizes 1/4 to 1), mantissa.
+  static void Fill(std::byte* page, size_t bytes, std::minstd_rand& random) {
+    auto* values = reinterpret_cast<F16*>(page);
+    for (size_t i = 0; i < bytes / sizeof(F16); ++i) {
       const auto bits = static_cast<uint32_t>(random());
       values[i] =
           static_cast<F16>((bits & 0x8000) | (13 + (bits >> 16 & 1)) << 10 | (bits & 0x3ff));
     }
-    std::vector<std::byte*> pages;
-    for (int64_t i = 0; i < n_pages * n_kv_heads; ++i) {
-      pages.push_back(base + i * page_bytes);
-    }
-    std::shuffle(pages.begin(), pages.end(), random);
-    pages_ = std::move(pages);
-    for (int h = 0; h < n_kv_heads; ++h) views_.push_back({&pages_[h * n_pages], n_entries, 0});
   }
 
-  std::vector<HeadView> views(int64_t n_chunk) const {
-    std::vector<HeadView> views = views_;
-    for (HeadView& view : views) view.n_chunk = n_chunk;
-    return views;
-  }
-
- private:
-  std::unique_ptr<std::byte[]> memory_;
-  std::vector<std::byte*> pages_;
-  std::vector<HeadView> views_;
+  PagePool pool_;
+  std::vector<std::vector<std::byte*>> pages_;
+  std::vector<std::vector<HeadView>> views_;
+  int64_t n_entries_ = 0;
 };
-
-// Bytes a second that all threads together read from memory, the best of several passes.
-double ReadBandwidth(Team& team, size_t bytes) {
-  const size_t n = bytes / sizeof(uint64_t);
-  std::vector<uint64_t> memory(n, 1);
-  std::vector<double> seconds;
-  std::atomic<uint64_t> sink{0};
-  for (int pass = 0; pass < 5; ++pass) {
-    const auto begin = Clock::now();
-    team.Run([&](int thread) {
-      const size_t first = n / 8 * thread / team.n_threads() * 8;
-      const size_t last = n / 8 * (thread + 1) / team.n_threads() * 8;
-      uint64_t sums[8] = {};
-      for (size_t i = first; i < last; i += 8) {
-        for (int j = 0; j < 8; ++j) sums[j] += memory[i + j];
-      }
-      for (const uint64_t sum : sums) sink += sum;
-    });
-    seconds.push_back(Seconds(begin));
-  }
-  if (sink == 0) std::abort();
-  return bytes / *std::min_element(seconds.begin(), seconds.end());
-}
 
 struct Options {
   int head_dim = 64;
@@ -154,18 +107,72 @@ struct Options {
   std::vector<int64_t> depths = {512, 2048, 8192};
   std::vector<int> chunks = {1, 512};
   std::string level;
+  bool ragged = false;
   bool json = false;
 };
 
-nlohmann::json Measure(const Options& o, Team& team, double bandwidth, int64_t depth, int chunk) {
+// All heads alike, or every tenth head of the model, counted layer by layer, with nine tenths of
+// the same entries: some layers have one long head among short ones, others short ones alone.
+std::vector<std::vector<int64_t>> Counts(const Options& o, int64_t n_entries, bool ragged) {
+  std::vector<std::vector<int64_t>> counts(o.n_layers,
+                                           std::vector<int64_t>(o.n_kv_heads, n_entries));
+  if (!ragged) return counts;
+  const int n_heads = o.n_layers * o.n_kv_heads;
+  const int n_long = (n_heads + 9) / 10;
+  const int64_t total = n_entries * n_heads;
+  for (int i = 0; i < n_heads; ++i) {
+    int64_t& n = counts[i / o.n_kv_heads][i % o.n_kv_heads];
+    n = i % 10 == 0 ? total * 9 / 10 / n_long : total / 10 / (n_heads - n_long);
+  }
+  return counts;
+}
+
+// One way of filling the cache, measured.
+struct Pass {
+  Pass(const Options& o, int64_t n_entries, int64_t n_chunk, bool ragged)
+      : pages(o.head_dim, Counts(o, n_entries, ragged)), views(pages.views(n_chunk)) {}
+
+  Pages pages;
+  std::vector<std::vector<HeadView>> views;
+  std::vector<double> seconds;
+  std::vector<double> core_seconds;
+  std::vector<double> shares;  // of the reads just before and after
+  double hash = 0;
+};
+
+nlohmann::json Record(const Options& o, const Pass& pass, int64_t depth, int chunk, bool ragged) {
+  const double s = Median(pass.seconds);
+  const double entries = static_cast<double>(depth) + (chunk + 1) / 2.0;  // seen by a query, mean
+  const double flop = 4.0 * o.n_layers * o.n_heads * o.head_dim * chunk * entries;
+  const double bytes = 4.0 * o.head_dim * static_cast<double>(pass.pages.n_entries());
+  return {{"level", CurrentSimdLevel()},
+          {"threads", o.threads},
+          {"depth", depth},
+          {"chunk", chunk},
+          {"ragged", ragged},
+          {"ms", s * 1e3},
+          {"min_ms", *std::min_element(pass.seconds.begin(), pass.seconds.end()) * 1e3},
+          {"gflops", flop / s * 1e-9},
+          {"gflops_core", flop / Median(pass.core_seconds) * 1e-9},
+          {"gbps", bytes / s * 1e-9},
+          {"bandwidth_share", Median(pass.shares)},
+          {"hash", pass.hash}};
+}
+
+// Even and, if asked for, ragged, in alternation with pure reads of other memory: what the machine
+// gives changes within seconds, so a share is the median of shares of the reads around a pass.
+std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemory& memory,
+                                    int64_t depth, int chunk) {
   std::minstd_rand random(1);
   const AttentionShape shape = {.head_dim = o.head_dim,
                                 .n_heads = o.n_heads,
                                 .n_kv_heads = o.n_kv_heads,
                                 .scale = 1.0f / std::sqrt(static_cast<float>(o.head_dim))};
-  std::vector<std::unique_ptr<Layer>> layers;
-  for (int l = 0; l < o.n_layers; ++l) {
-    layers.push_back(std::make_unique<Layer>(o.head_dim, o.n_kv_heads, depth + chunk, random));
+  std::vector<std::unique_ptr<Pass>> passes;
+  for (const bool ragged : {false, true}) {
+    if (!ragged || o.ragged) {
+      passes.push_back(std::make_unique<Pass>(o, depth + chunk, chunk, ragged));
+    }
   }
   const size_t n = size_t{1} * chunk * o.n_heads * o.head_dim;
   std::vector<float> q(n), out(n);
@@ -173,40 +180,40 @@ nlohmann::json Measure(const Options& o, Team& team, double bandwidth, int64_t d
   AttentionPlan plan(shape, team.n_threads());
   plan.Prepare(chunk);
 
-  std::vector<double> seconds;
-  std::vector<double> core_seconds;
+  std::vector<double> read_speeds = {memory.Read(team)};
+  std::vector<double> ragged_by_even;
   std::vector<double> by_thread(team.n_threads());
-  double hash = 0;
   for (int repeat = 0; repeat < o.repeats; ++repeat) {
-    by_thread.assign(team.n_threads(), 0.0);
-    const auto begin = Clock::now();
-    for (const auto& layer : layers) {
-      const std::vector<HeadView> views = layer->views(chunk);
-      team.Run([&](int thread) {
-        const double start = ThreadSeconds();
-        plan.Run(q.data(), views, out.data(), thread, team.n_threads());
-        by_thread[thread] += ThreadSeconds() - start;
-      });
+    for (const auto& pass : passes) {
+      by_thread.assign(team.n_threads(), 0.0);
+      const auto begin = Clock::now();
+      for (const std::vector<HeadView>& views : pass->views) {
+        team.Run([&](int thread) {
+          const double start = ThreadSeconds();
+          plan.Run(q.data(), views, out.data(), thread, team.n_threads());
+          by_thread[thread] += ThreadSeconds() - start;
+        });
+      }
+      const double s = Seconds(begin);
+      const double before = read_speeds.back();
+      read_speeds.push_back(memory.Read(team));
+      const double bytes = 4.0 * o.head_dim * static_cast<double>(pass->pages.n_entries());
+      pass->shares.push_back(bytes / s / ((before + read_speeds.back()) / 2));
+      pass->seconds.push_back(s);
+      pass->core_seconds.push_back(std::accumulate(by_thread.begin(), by_thread.end(), 0.0));
+      for (const float x : out) pass->hash += x;
     }
-    seconds.push_back(Seconds(begin));
-    core_seconds.push_back(std::accumulate(by_thread.begin(), by_thread.end(), 0.0));
-    for (const float x : out) hash += x;
+    if (o.ragged) ragged_by_even.push_back(passes[1]->seconds.back() / passes[0]->seconds.back());
   }
-  const double s = Median(seconds);
-  const double entries = static_cast<double>(depth) + (chunk + 1) / 2.0;  // seen by a query, mean
-  const double flop = 4.0 * o.n_layers * o.n_heads * o.head_dim * chunk * entries;
-  const double bytes = 4.0 * o.n_layers * o.n_kv_heads * o.head_dim * (depth + chunk);
-  return {{"level", CurrentSimdLevel()},
-          {"threads", team.n_threads()},
-          {"depth", depth},
-          {"chunk", chunk},
-          {"ms", s * 1e3},
-          {"min_ms", *std::min_element(seconds.begin(), seconds.end()) * 1e3},
-          {"gflops", flop / s * 1e-9},
-          {"gflops_core", flop / Median(core_seconds) * 1e-9},
-          {"gbps", bytes / s * 1e-9},
-          {"bandwidth_share", bytes / s / bandwidth},
-          {"hash", hash}};
+
+  std::vector<nlohmann::json> records;
+  for (const auto& pass : passes) {
+    const bool ragged = pass != passes.front();
+    records.push_back(Record(o, *pass, depth, chunk, ragged));
+    records.back()["read_gbps"] = Median(read_speeds) * 1e-9;
+    if (ragged) records.back()["by_even"] = Median(ragged_by_even);
+  }
+  return records;
 }
 
 int Main(int argc, char** argv) {
@@ -221,6 +228,7 @@ int Main(int argc, char** argv) {
   app.add_option("-d,--depths", o.depths, "entries before the chunk")->delimiter(',');
   app.add_option("-c,--chunks", o.chunks, "queries at once")->delimiter(',');
   app.add_option("--level", o.level, "SIMD level, best if not given");
+  app.add_flag("--ragged", o.ragged, "also with nine tenths of the entries in every tenth head");
   app.add_flag("--json", o.json);
   CLI11_PARSE(app, argc, argv);
   if (!ForceSimdLevel(o.level)) {
@@ -229,27 +237,31 @@ int Main(int argc, char** argv) {
   }
 
   Team team(o.threads);
-  const double bandwidth = ReadBandwidth(team, size_t{256} << 20);
+  const ReadMemory memory(o.threads, size_t{256} << 20);
   if (!o.json) {
-    std::printf("%s, %d threads, read bandwidth %.1f GB/s, %d layers, %d/%d heads of %d\n",
-                CurrentSimdLevel().c_str(), o.threads, bandwidth * 1e-9, o.n_layers, o.n_heads,
-                o.n_kv_heads, o.head_dim);
-    std::printf("%8s %6s %10s %10s %9s %9s %9s %9s\n", "depth", "chunk", "median ms", "best ms",
-                "GFLOP/s", "per core", "GB/s", "of read");
+    std::printf("%s, %d threads, %d layers, %d/%d heads of %d\n", CurrentSimdLevel().c_str(),
+                o.threads, o.n_layers, o.n_heads, o.n_kv_heads, o.head_dim);
+    std::printf("%8s %6s %10s %10s %9s %9s %9s %11s %8s\n", "depth", "chunk", "median ms",
+                "best ms", "GFLOP/s", "per core", "GB/s", "read GB/s", "of read");
   }
   nlohmann::json records = nlohmann::json::array();
   for (const int chunk : o.chunks) {
     for (const int64_t depth : o.depths) {
-      nlohmann::json r = Measure(o, team, bandwidth, depth, chunk);
-      r["read_gbps"] = bandwidth * 1e-9;
-      if (!o.json) {
-        std::printf("%8ld %6d %10.3f %10.3f %9.1f %9.1f %9.2f %8.0f%%\n", static_cast<long>(depth),
-                    chunk, r["ms"].get<double>(), r["min_ms"].get<double>(),
-                    r["gflops"].get<double>(), r["gflops_core"].get<double>(),
-                    r["gbps"].get<double>(), 100 * r["bandwidth_share"].get<double>());
-        std::fflush(stdout);
+      for (nlohmann::json& r : Measure(o, team, memory, depth, chunk)) {
+        if (!o.json) {
+          std::printf("%8ld %6d %10.3f %10.3f %9.1f %9.1f %9.2f %11.2f %7.0f%%",
+                      static_cast<long>(depth), chunk, r["ms"].get<double>(),
+                      r["min_ms"].get<double>(), r["gflops"].get<double>(),
+                      r["gflops_core"].get<double>(), r["gbps"].get<double>(),
+                      r["read_gbps"].get<double>(), 100 * r["bandwidth_share"].get<double>());
+          if (r.contains("by_even")) {
+            std::printf("  ragged: %.3f of even's time", r["by_even"].get<double>());
+          }
+          std::printf("\n");
+          std::fflush(stdout);
+        }
+        records.push_back(std::move(r));
       }
-      records.push_back(std::move(r));
     }
   }
   if (o.json) std::printf("%s\n", records.dump(2).c_str());
