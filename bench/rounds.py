@@ -59,10 +59,11 @@ class Case:
     def runs(self):
         """(round, point, contender) in the order in which they are to be done."""
         for number in range(max(contender.rounds for contender in self.contenders)):
-            for point in self.points:
-                taking_part = [c for c in self.contenders if number < c.rounds]
-                for contender in taking_part if number % 2 == 0 else reversed(taking_part):
-                    yield number, point, contender
+            turn = 1 if number % 2 == 0 else -1  # every other round goes backwards
+            for point in self.points[::turn]:
+                for contender in self.contenders[::turn]:
+                    if number < contender.rounds:
+                        yield number, point, contender
 
     def command(self, programs, point, contender):
         return [str(word) for word in (
