@@ -71,7 +71,7 @@ def long(flags):
                  llama("f16"), pith("100%"), pith("25%", *judged(whole, STEERED))),
              flags.threads, decode=8),
         Case("8b-flat", "Four layers of Llama-3.1-8B's shape, 512 entries a head", four,
-             (Point((512,), 128), Point((32768,), 128)), (pith("512", *judged(four, FIXED), rounds=7),),
+             (Point((512,), 128), Point((32768,), 128)), (pith("512", *judged(four, FIXED), rounds=11),),
              flags.threads, decode=64),
         Case("smollm2-sessions", "SmolLM2-135M, a batch of sessions", SMOL, (Point((512,)),),
              sessions(5), flags.threads, decode=48),
