@@ -22,12 +22,16 @@ def header(records, case):
         if name == case.name:
             for record in rounds.values():
                 (theirs if record.get("engine") == "llama.cpp" else ours).update(record)
-    text = f"{cpu_name()}, {ours.get('simd', '')}, {case.threads} threads"
+    text = f"{cpu_name()}, {ours.get('simd') or ours.get('level', '')}, {case.threads} threads"
     if theirs:
         text += f"; {llama_version()} (ggml {theirs['ggml']}, native build, flash attention)"
     rounds = sorted({contender.rounds for contender in case.contenders})
-    text += (f"; medians of {' or '.join(map(str, rounds))} rounds, in parentheses the least and the "
-             f"most; other programs took at most {100 * records.most_others:.0f} % of the machine")
+    if rounds == [1]:
+        text += "; one round"
+    else:
+        text += (f"; medians of {' or '.join(map(str, rounds))} rounds, in parentheses the least and "
+                 "the most")
+    text += (f"; other programs took at most {100 * records.most_others:.0f} % of the machine")
     return text
 
 
@@ -76,6 +80,20 @@ def table(records, case):
             if has_peer:
                 cells.append(times(records.ratio(at(BASELINE, "decode_ms"), at(name, "decode_ms"))))
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def kernel_table(records, case):
+    """Markdown, of attention alone beside pure reads of memory."""
+    columns = ("entries a head", "", "ms", "GB/s", "pure reads, GB/s", "share of them",
+               "against even heads")
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for depth in records.depths(case.name):
+        for contender in case.contenders:
+            fields = ("ms", "gbps", "read_gbps", "bandwidth_share", "by_even")
+            cells = [spread(records.value(case.name, contender.name, depth, field))
+                     for field in fields]
+            lines.append("| " + " | ".join([f"{depth:,}", contender.name, *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Rounds of runs: contenders that take turns at the same work, every single run kept in a file.
 
 A case is a model with several points of work (depths) and several contenders (pith under a plan,
-llama.cpp with a type of KV). A round runs all contenders at a point one after another, so that what
+llama.cpp with a type of KV), or the attention kernels alone. A round runs all contenders at a point one after another, so that what
 slows the machine down slows all; claims are medians over rounds of ratios within a round. Every run is
 a process of its own, so that its peak of resident memory is its own.
 """
@@ -32,7 +32,7 @@ class Point:
 @dataclasses.dataclass(frozen=True)
 class Contender:
     name: str
-    program: str  # "pith" or "llama"
+    program: str  # "pith", "llama" or "attention": the kernels alone
     flags: tuple = ()
     rounds: int = 1
     segment: int | None = None  # at most so many tokens are read before a depth, for slow readers
@@ -50,7 +50,7 @@ def llama(kv, rounds=1, segment=None):
 class Case:
     name: str
     title: str
-    model: pathlib.Path
+    model: pathlib.Path | None  # None for the kernels
     points: tuple
     contenders: tuple
     threads: int
@@ -66,9 +66,10 @@ class Case:
                         yield number, point, contender
 
     def command(self, programs, point, contender):
+        model = ["-m", self.model, "--decode", self.decode] if self.model else []
         return [str(word) for word in (
-            *programs[contender.program], "-m", self.model, *point.flags(contender.segment), "-t", self.threads,
-            "--decode", self.decode, "--json", *contender.flags)]
+            *programs[contender.program], *model, *point.flags(contender.segment),
+            "-t", self.threads, "--json", *contender.flags)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,16 @@ def quantised(*types):
     return (llama(kv, segment=256) for kv in types)
 
 
+def attention(flags, rounds):
+    small, large = (), ("--head-dim", 128, "--heads", 32, "--kv-heads", 8, "--layers", 8)
+    contenders = [Contender(heads + ", ragged" * ragged, "attention",
+                            ("-c", 1, *shape, *["--ragged"] * ragged), rounds)
+                  for heads, shape in (("9/3 heads of 64", small), ("32/8 heads of 128", large))
+                  for ragged in (False, True)]
+    return Case("attention", "Attention alone, one query, out of cache", None, (Point((8192,)),),
+                tuple(contenders), flags.threads)
+
+
 def quick(flags):
     points = (Point((512,)), Point((2048,), 1024), Point((8192,), 1024))
     return [
@@ -45,6 +55,7 @@ def quick(flags):
             pith("512", *FIXED, rounds=3), *quantised("q8_0")), flags.threads),
         Case("smollm2-sessions", "SmolLM2-135M, a batch of sessions", SMOL, (Point((512,)),),
              sessions(3), flags.threads, decode=48),
+        attention(flags, 1),
     ]
 
 
@@ -75,6 +86,7 @@ def long(flags):
              flags.threads, decode=64),
         Case("smollm2-sessions", "SmolLM2-135M, a batch of sessions", SMOL, (Point((512,)),),
              sessions(5), flags.threads, decode=48),
+        attention(flags, 5),
     ]
 
 
@@ -105,7 +117,12 @@ def faster(case, plan, depth, field):
     return lambda records: records.ratio(above, below)
 
 
-def claims(case_names):
+def claims(records, case_names):
+    def kernel(contender, field):
+        return lambda records: records.value("attention", contender, 8192, field)
+
+    level = (records.record("attention", "9/3 heads of 64", 8192) or {}).get("level", "AVX2")
+    share = 0.8 if level.startswith("AVX3") else 0.7
     every = [
         ("smollm2", "SmolLM2, depth 8,192, decode: times llama.cpp f16", 2,
          faster("smollm2", "100%", 8192, "decode_ms")),
@@ -127,6 +144,10 @@ def claims(case_names):
         ("smollm2-sessions", "8 sessions together, SmolLM2: tokens a second against one session", 3,
          lambda records: records.ratio(("smollm2-sessions", "8 sessions", 512, "decode_tps"),
                                        ("smollm2-sessions", "1 session", 512, "decode_tps"))),
+        *(("attention", f"{heads}: attention's share of the read bandwidth, {level}", share,
+           kernel(heads, "bandwidth_share")) for heads in ("9/3 heads of 64", "32/8 heads of 128")),
+        *(("attention", f"{heads}, ragged: time against even", -1.1,
+           kernel(f"{heads}, ragged", "by_even")) for heads in ("9/3 heads of 64", "32/8 heads of 128")),
     ]
     return [Claim(what, wanted > 0, abs(wanted), measured)
             for name, what, wanted, measured in every if name in case_names]
@@ -135,12 +156,15 @@ def claims(case_names):
 def markdown(flags, records, cases):
     lines = [f"Made by `bench/suite.py {flags.suite}`.", "",
              "| side by side in one run | wanted | measured | holds |", "| --- | --- | --- | --- |"]
-    lines += [claim.row(records) for claim in claims([case.name for case in cases])]
+    lines += [claim.row(records) for claim in claims(records, [case.name for case in cases])]
     for case in cases:
         if not records.depths(case.name):
             continue
-        lines += ["", f"### {case.title}", "", report.header(records, case) + ".",
-                  report.segments(records, case), ""]
+        lines += ["", f"### {case.title}", "", report.header(records, case) + "."]
+        if case.model is None:
+            lines += ["", report.kernel_table(records, case)]
+            continue
+        lines += [report.segments(records, case), ""]
         if case.name in flags.plots:
             lines += [f"![decode, prefill and memory over depth](img/bench-{case.name}.svg)", ""]
         lines.append(report.table(records, case))
@@ -194,11 +218,12 @@ def main():
     if flags.cases:
         cases = [case for case in cases if case.name in flags.cases.split(",")]
     for case in cases:
-        if not case.model.exists():
+        if case.model and not case.model.exists():
             sys.exit(f"suite: there is no {case.model}; run `bench/random_models.sh FOLDER` and give "
                      "--models FOLDER")
     programs = {"pith": [str(flags.build / "bin/pith"), "bench"],
-                "llama": [str(flags.build / "bench/peer_llama")]}
+                "llama": [str(flags.build / "bench/peer_llama")],
+                "attention": [str(flags.build / "bench/attention_bench")]}
     if not os.access(programs["llama"][0], os.X_OK):
         programs["llama"] = None
         print("suite: for llama.cpp side by side, run `make peers` once (8 minutes)", file=sys.stderr)

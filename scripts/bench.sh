@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # What `make bench` runs: pith over depth, side by side with llama.cpp if `make peers` installed it, and
-# the attention kernels against the memory speed of the machine. About eight minutes on two cores.
+# the attention kernels against the memory speed of the machine. About six minutes on two cores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=python3
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
 
 "$python" bench/suite.py quick --fresh
-echo
-build/release/bench/attention_bench -d 512 8192 -c 1
