@@ -120,9 +120,9 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& 
                             int n_threads_now, const Sink& sink) const {
   const ModelInfo& info = model.info();
   const size_t head_dim = static_cast<size_t>(info.head_dim);
-  const size_t stride = head_dim * info.n_kv_heads;
   const int n_tokens = static_cast<int>(k.ne[2]);
   const auto slice = [&](const ggml_tensor& all, int kv_head, size_t first, size_t n) {
+    const size_t stride = all.nb[2] / sizeof(float);
     return MatrixView<const float>{
         static_cast<const float*>(all.data) + first * stride + kv_head * head_dim, n, head_dim,
         stride};
@@ -136,8 +136,9 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& 
     worth.resize(info.n_kv_heads * n);
     const float* rows = static_cast<const float*>(hidden.data) + first * n_embd;
     const auto all_heads = [&](const ggml_tensor& all) {
+      const size_t stride = all.nb[2] / sizeof(float);
       return MatrixView<const float>{static_cast<const float*>(all.data) + first * stride, n,
-                                     stride, stride};
+                                     head_dim * info.n_kv_heads, stride};
     };
     const double begin = Now();
     scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}, all_heads(k), all_heads(v)}, worth);

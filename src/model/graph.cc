@@ -29,11 +29,11 @@ class DecoderBuilder {
     return ggml_mul(g_, ggml_rms_norm(g_, x, h_.norm_eps), gain);
   }
 
+  // [n_in, n_tokens] -> [n_out, n_tokens], whose rows may lie further apart than n_out.
   ggml_tensor* Multiply(const Linear& linear, ggml_tensor* x) const {
-    ggml_tensor* y = ggml_mul_mat(g_, linear.weight, x);
-    if (linear.rest) {
-      ggml_tensor* sources[] = {linear.rest, x};
-      y = ggml_custom_inplace(g_, y, sources, 2, AddRest, GGML_N_TASKS_MAX, nullptr);
+    ggml_tensor* y = Product(linear, x);
+    if (linear.n_out < y->ne[0]) {
+      y = ggml_view_2d(g_, y, linear.n_out, y->ne[1], y->nb[1], linear.first_out * y->nb[0]);
     }
     return linear.bias ? ggml_add(g_, y, linear.bias) : y;
   }
@@ -41,8 +41,7 @@ class DecoderBuilder {
   // q or k heads: [n_in, n_tokens] -> [head_dim, n_heads, n_tokens] after norm and RoPE.
   ggml_tensor* RotatedHeads(const Linear& linear, ggml_tensor* x, int n_heads,
                             ggml_tensor* norm) const {
-    ggml_tensor* y = Multiply(linear, x);
-    y = ggml_reshape_3d(g_, y, h_.head_dim, n_heads, x->ne[1]);
+    ggml_tensor* y = Heads(Multiply(linear, x), n_heads);
     if (norm) y = RmsNorm(y, norm);
     const RopeScaling& s = h_.rope_scaling;
     return ggml_rope_ext(g_, y, positions_, weights_.rope_factors, h_.n_rot,
@@ -54,7 +53,7 @@ class DecoderBuilder {
   // Writes this layer's K and V; the result orders what follows after it.
   ggml_tensor* Append(const LayerWeights& layer, const LayerOps& ops, ggml_tensor* x) const {
     ggml_tensor* k = RotatedHeads(layer.k, x, h_.n_kv_heads, layer.k_norm);
-    ggml_tensor* v = Multiply(layer.v, x);
+    ggml_tensor* v = Heads(Multiply(layer.v, x), h_.n_kv_heads);
     ggml_tensor* sources[] = {k, v, x};
     return ggml_custom_4d(g_, GGML_TYPE_F32, 1, 1, 1, 1, sources, 3, ops.append, GGML_N_TASKS_MAX,
                           ops.user);
@@ -75,10 +74,32 @@ class DecoderBuilder {
   }
 
  private:
+  // By the whole matrix; those that share it come one after the other and with the same x.
+  ggml_tensor* Product(const Linear& linear, ggml_tensor* x) const {
+    if (linear.weight != multiplied_ || x != multiplied_by_) {
+      product_ = ggml_mul_mat(g_, linear.weight, x);
+      if (linear.rest) {
+        ggml_tensor* sources[] = {linear.rest, x};
+        product_ =
+            ggml_custom_inplace(g_, product_, sources, 2, AddRest, GGML_N_TASKS_MAX, nullptr);
+      }
+      multiplied_ = linear.weight;
+      multiplied_by_ = x;
+    }
+    return product_;
+  }
+
+  ggml_tensor* Heads(ggml_tensor* y, int n_heads) const {
+    return ggml_view_3d(g_, y, h_.head_dim, n_heads, y->ne[1], h_.head_dim * y->nb[0], y->nb[1], 0);
+  }
+
   ggml_context* g_;
   const Weights& weights_;
   const HyperParams& h_;
   ggml_tensor* positions_;
+  mutable const ggml_tensor* multiplied_ = nullptr;  // what product_ is of
+  mutable const ggml_tensor* multiplied_by_ = nullptr;
+  mutable ggml_tensor* product_ = nullptr;
 };
 
 ggml_context_ptr NewContext(size_t n_nodes) {

@@ -20,7 +20,8 @@ namespace pith {
 //   attend: dst->src[0] = q              // [head_dim, n_heads, n_tokens] f32, after RoPE
 //           src[2] = hidden
 //           dst                          // [n_heads * head_dim, n_tokens] f32
-// All contiguous. Within a layer attend starts after append has ended on every thread.
+// Contiguous, but for the tokens of v, which lie nb[2] apart. Within a layer attend starts after
+// append has ended on every thread.
 struct LayerOps {
   ggml_custom_op_t append = nullptr;
   ggml_custom_op_t attend = nullptr;

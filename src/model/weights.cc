@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 #include <set>
 
@@ -57,7 +58,7 @@ class Weights::Loader {
     size_t n_tensors = 2;  // tied embeddings exist twice
     for (ggml_tensor* t = ggml_get_first_tensor(file_.tensors()); t;
          t = ggml_get_next_tensor(file_.tensors(), t)) {
-      n_tensors += 3;  // a split matrix takes two more
+      n_tensors += 4;  // a split matrix takes two more, joined ones two together
       unused_.insert(ggml_get_name(t));
       bytes_of_type_[t->type] += ggml_nbytes(t);
     }
@@ -75,6 +76,7 @@ class Weights::Loader {
       out_.output = Matrix("output", h.n_embd, h.n_vocab, Bias::kNone);
     } else {
       out_.output.weight = Create("token_embd.weight", {h.n_embd, h.n_vocab}, Use::kMultiply);
+      out_.output.n_out = h.n_vocab;
     }
     if (file_.FindTensor("rope_freqs.weight")) {
       out_.rope_factors = Vector("rope_freqs.weight", h.n_rot / 2);
@@ -87,6 +89,7 @@ class Weights::Loader {
       layer.q = Matrix(block + "attn_q", h.n_embd, q_size, qkv_bias);
       layer.k = Matrix(block + "attn_k", h.n_embd, kv_size, qkv_bias);
       layer.v = Matrix(block + "attn_v", h.n_embd, kv_size, qkv_bias);
+      Join({&layer.q, &layer.k, &layer.v});
       if (h.qk_norm) {
         layer.q_norm = Vector(block + "attn_q_norm.weight", h.head_dim);
         layer.k_norm = Vector(block + "attn_k_norm.weight", h.head_dim);
@@ -95,6 +98,7 @@ class Weights::Loader {
       layer.ffn_norm = Vector(block + "ffn_norm.weight", h.n_embd);
       layer.gate = Matrix(block + "ffn_gate", h.n_embd, h.n_ff, Bias::kOptional);
       layer.up = Matrix(block + "ffn_up", h.n_embd, h.n_ff, Bias::kOptional);
+      Join({&layer.gate, &layer.up});
       layer.down = Matrix(block + "ffn_down", h.n_ff, h.n_embd, Bias::kOptional);
       out_.layers.push_back(layer);
     }
@@ -149,6 +153,7 @@ class Weights::Loader {
 
   Linear Matrix(const std::string& name, int64_t n_in, int64_t n_out, Bias bias) {
     Linear linear;
+    linear.n_out = n_out;
     linear.weight = Create(name + ".weight", {n_in, n_out}, Use::kMultiply);
     if (linear.weight->type == GGML_TYPE_Q4_1) linear = Split(linear);
     const bool has_bias = file_.FindTensor(name + ".bias") != nullptr;
@@ -166,10 +171,42 @@ class Weights::Loader {
     if (!RepackingTypeFor(q4_0)) return linear;
     ggml_set_name(q4_0, ggml_get_name(q4_1));
     multiplied_.back() = q4_0;
+    Linear split = linear;
+    split.weight = q4_0;
+    split.rest = AddRest(q4_0);
+    return split;
+  }
+
+  ggml_tensor* AddRest(const ggml_tensor* q4_0) {
     ggml_tensor* rest = ggml_new_tensor_1d(out_.tensors_.get(), GGML_TYPE_F16,
-                                           RestElements(q4_1->ne[0], q4_1->ne[1]));
+                                           RestElements(q4_0->ne[0], q4_0->ne[1]));
     rests_[q4_0] = rest;
-    return {q4_0, rest, linear.bias};
+    return rest;
+  }
+
+  // Makes one matrix of several of the same n_in if all are of one type that is repacked.
+  void Join(std::initializer_list<Linear*> linears) {
+    const Linear first = **linears.begin();
+    int64_t n_out = 0;
+    for (const Linear* linear : linears) {
+      if (linear->weight->type != first.weight->type || !linear->rest != !first.rest) return;
+      n_out += linear->n_out;
+    }
+    ggml_tensor* whole =
+        ggml_new_tensor_2d(out_.tensors_.get(), first.weight->type, first.weight->ne[0], n_out);
+    if (!RepackingTypeFor(whole)) return;
+    ggml_tensor* rest = first.rest ? AddRest(whole) : nullptr;
+    int64_t first_out = 0;
+    for (Linear* linear : linears) {
+      parts_[whole].push_back(linear->weight);
+      rests_.erase(linear->weight);
+      std::erase(multiplied_, linear->weight);
+      linear->weight = whole;
+      linear->rest = rest;
+      linear->first_out = first_out;
+      first_out += linear->n_out;
+    }
+    multiplied_.push_back(whole);
   }
 
   // Null if no repacking buffer type supports the tensor.
@@ -232,19 +269,34 @@ class Weights::Loader {
     ggml_backend_buffer_t buffer = Allocate(type, total);
     ggml_tallocr allocator = ggml_tallocr_new(buffer);
     for (ggml_tensor* tensor : tensors) {
-      const auto source = Source(tensor);
       ggml_tallocr_alloc(&allocator, tensor);
-      if (const auto rest = rests_.find(tensor); rest != rests_.end()) {
-        std::vector<std::byte> q4_0(ggml_nbytes(tensor));
-        SplitQ41(source, tensor->ne[0], q4_0,
-                 {static_cast<ggml_fp16_t*>(rest->second->data),
-                  static_cast<size_t>(ggml_nelements(rest->second))});
-        ggml_backend_tensor_set(tensor, q4_0.data(), 0, q4_0.size());
+      if (const auto parts = parts_.find(tensor); parts != parts_.end()) {
+        std::vector<std::byte> joined;
+        for (const ggml_tensor* part : parts->second) {
+          const auto source = Source(part);
+          joined.insert(joined.end(), source.begin(), source.end());
+          file_.Release(source);
+        }
+        Upload(tensor, joined);
       } else {
-        ggml_backend_tensor_set(tensor, source.data(), 0, source.size());
+        Upload(tensor, Source(tensor));
+        file_.Release(Source(tensor));
       }
-      file_.Release(source);
     }
+  }
+
+  // `source` as the file stores it.
+  void Upload(ggml_tensor* tensor, std::span<const std::byte> source) {
+    const auto rest = rests_.find(tensor);
+    if (rest == rests_.end()) {
+      ggml_backend_tensor_set(tensor, source.data(), 0, source.size());
+      return;
+    }
+    std::vector<std::byte> q4_0(ggml_nbytes(tensor));
+    SplitQ41(source, tensor->ne[0], q4_0,
+             {static_cast<ggml_fp16_t*>(rest->second->data),
+              static_cast<size_t>(ggml_nelements(rest->second))});
+    ggml_backend_tensor_set(tensor, q4_0.data(), 0, q4_0.size());
   }
 
   std::span<const std::byte> Source(const ggml_tensor* tensor) const {
@@ -257,6 +309,7 @@ class Weights::Loader {
   std::vector<ggml_backend_buffer_type_t> repacking_;
   std::vector<ggml_tensor*> multiplied_, in_place_;
   std::map<const ggml_tensor*, ggml_tensor*> rests_;  // of split matrices, by their q4_0 part
+  std::map<const ggml_tensor*, std::vector<const ggml_tensor*>> parts_;  // of joined matrices
   std::set<std::string> unused_;
   std::map<ggml_type, uint64_t> bytes_of_type_;
 };

@@ -13,11 +13,14 @@
 
 namespace pith {
 
-// y = W x + b. Shapes in ggml's order, the fastest dimension first.
+// y = W x + b. Shapes in ggml's order, the fastest dimension first. W is rows first_out..first_out
+// + n_out - 1 of `weight`: matrices that multiply the same x are laid out as one.
 struct Linear {
-  ggml_tensor* weight = nullptr;  // [n_in, n_out]
+  ggml_tensor* weight = nullptr;  // [n_in, n_out or more]
   ggml_tensor* rest = nullptr;    // [RestElements] f16, or null: of a split q4_1 matrix
   ggml_tensor* bias = nullptr;    // [n_out] f32, or null
+  int64_t first_out = 0;
+  int64_t n_out = 0;
 };
 
 struct LayerWeights {
