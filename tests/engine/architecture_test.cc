@@ -158,6 +158,31 @@ TEST(Architecture, EveryWeightTypeRuns) {
   }
 }
 
+// Matrices of the same input are joined when they are repacked; biases and head norms stay apart.
+TEST(Architecture, EveryArchitectureRunsRepacked) {
+  const testing::TempFolder folder;
+  std::vector<Token> tokens;
+  for (int i = 0; i < 24; ++i) tokens.push_back(i * 31 % 256);
+  for (const std::string architecture : {"llama", "qwen2", "qwen3"}) {
+    for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1}) {
+      SCOPED_TRACE(architecture + " " + ggml_type_name(type));
+      testing::RandomGguf options;
+      options.architecture = architecture;
+      options.type = type;
+      options.n_embd = 192;
+      options.n_heads = 6;
+      options.n_ff = 224;
+      options.seed = 10;
+      const auto file = folder.path() / "model.gguf";
+      testing::WriteRandomGguf(options, file);
+      const Model model = Model::Load(file);
+      const auto mapped = LogitsOf(Model::Load(file, {.repack = false}), tokens, 24);
+      EXPECT_TRUE(RelativeError(LogitsOf(model, tokens, 24).back(), mapped.back()) <= 5e-2);
+      EXPECT_TRUE(RelativeError(LogitsOf(model, tokens, 1).back(), mapped.back()) <= 5e-2);
+    }
+  }
+}
+
 TEST(Architecture, DamagedModelsAreRefused) {
   const testing::TempFolder folder;
   const auto file = folder.path() / "model.gguf";
