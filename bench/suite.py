@@ -32,9 +32,9 @@ def sessions(rounds):
                  for n in (1, 8))
 
 
-def quantised(*types):
+def quantised(*types, segment=256):
     """llama.cpp reads a prompt several times slower with these, so a short piece must do."""
-    return (llama(kv, segment=256) for kv in types)
+    return (llama(kv, segment=segment) for kv in types)
 
 
 def attention(flags, rounds):
@@ -73,20 +73,20 @@ def long(flags):
             pith("10%", *STEERED), pith("512", *FIXED, rounds=2), *quantised("q8_0", "q4_0")),
              flags.threads),
         Case("8b-4-layers", "Llama-3.1-8B's shape, Q4_K, four layers without the output layer", four,
-             (Point((512,)), Point((8192,), 2048), Point((32768,), 2048)), (
+             (Point((512,)), Point((8192,), 1024), Point((32768,), 2048)), (
                  llama("f16", 3), pith("100%", rounds=3), pith("25%", *judged(four, STEERED), rounds=3),
                  pith("10%", *judged(four, STEERED)), pith("512", *judged(four, FIXED)),
-                 *quantised("q8_0", "q4_0")), flags.threads),
-        Case("8b-whole", "Llama-3.1-8B's shape, Q4_K, all 32 layers", whole,
-             (Point((32768,), 256),), (
-                 llama("f16"), pith("100%"), pith("25%", *judged(whole, STEERED))),
-             flags.threads, decode=8),
+                 *quantised("q8_0", "q4_0", segment=64)), flags.threads),
         Case("8b-flat", "Four layers of Llama-3.1-8B's shape, 512 entries a head", four,
              (Point((512,), 128), Point((32768,), 128)), (pith("512", *judged(four, FIXED), rounds=11),),
              flags.threads, decode=64),
         Case("smollm2-sessions", "SmolLM2-135M, a batch of sessions", SMOL, (Point((512,)),),
-             sessions(5), flags.threads, decode=48),
+             sessions(3), flags.threads, decode=48),
         attention(flags, 5),
+        Case("8b-whole", "Llama-3.1-8B's shape, Q4_K, all 32 layers", whole,
+             (Point((32768,), 256),), (
+                 llama("f16"), pith("100%"), pith("25%", *judged(whole, STEERED))),
+             flags.threads, decode=8),
     ]
 
 
