@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Writes into FOLDER models of the shape of Llama-3.1-8B with random weights in Q4_K: the whole (4.5 GB),
-# its first four layers (1.1 GB), both with random KVzap surrogates, and the four layers with a vocabulary
-# of 1,024 (0.5 GB), where the output matrix takes no time. For measurements of speed and memory, which do
-# not depend on what the weights are. Takes about a minute; what is there already stays.
+# its first four layers (1.1 GB) and these with a vocabulary of 1,024 (0.5 GB), where the output matrix takes
+# no time; each with random KVzap surrogates. For measurements of speed and memory, which do not depend on
+# what the weights are. Takes about a minute; what is there already stays.
 #
 #   bench/random_models.sh FOLDER
 set -euo pipefail
@@ -20,12 +20,18 @@ write() {
   mv "$folder/$1.part" "$folder/$1.gguf"
 }
 
+# judge NAME FORM
+judge() {
+  [ ! -s "$folder/$1.$2.pithcal" ] || return 0
+  "$tools/random_kvzap" -m "$folder/$1.gguf" --form "$2" -o "$folder/$1.$2.pithcal"
+}
+
 for layers in 32 4; do
   name=llama-3.1-8b-shape.$layers-layers
   write "$name" $layers 128256
-  for form in linear mlp; do
-    surrogate=$folder/$name.$form.pithcal
-    [ -s "$surrogate" ] || "$tools/random_kvzap" -m "$folder/$name.gguf" --form $form -o "$surrogate"
-  done
+  judge "$name" linear
+  judge "$name" mlp
 done
-write llama-3.1-8b-shape.4-layers.small-vocabulary 4 1024
+name=llama-3.1-8b-shape.4-layers.small-vocabulary
+write "$name" 4 1024
+judge "$name" linear
