@@ -6,13 +6,15 @@
 Writes under a threshold, the one that keeps about a quarter of other texts, and under one that is
 steered to a quarter (--keep 25% --budget threshold); then reads a fixed text token by token, as if it
 were written, with the full cache and with both. Prints a Markdown table, and writes long_writing.json
-and long_writing.svg. Standard library only. What is done already is taken from DIR."""
+and long_writing.svg. What is done already is taken from DIR."""
 
 import argparse
 import json
 import os
 import struct
 import subprocess
+
+import plots
 
 PROMPT = (
     "<|im_start|>user\nWrite a long story about a lighthouse keeper, his daughter and the sea. "
@@ -52,54 +54,26 @@ def kept(point):
     return point["entries"] / point["entries_full"]
 
 
-def polyline(points, color, dashes=""):
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6"{dash}/>'
-
-
-def panel(left, title, unit, series, top, last, value):
-    """Lines over the number of tokens; value(point) from 0 to `top`."""
-    width, height, foot = 300, 200, 240
-    x = lambda tokens: left + width * tokens / last
-    y = lambda number: foot - height * number / top
-    out = [f'<text x="{left}" y="26" font-weight="bold">{title}</text>']
-    for step in range(5):
-        number = top * step / 4
-        out.append(f'<line x1="{left}" x2="{left + width}" y1="{y(number):.1f}" '
-                   f'y2="{y(number):.1f}" stroke="#ddd"/>')
-        out.append(f'<text x="{left - 6}" y="{y(number) + 4:.1f}" text-anchor="end">'
-                   f'{number:g}{unit}</text>')
-    for tokens in range(0, last + 1, 1000):
-        out.append(f'<text x="{x(tokens):.1f}" y="{foot + 18}" text-anchor="middle">'
-                   f'{tokens:,}</text>')
-    for color, dashes, points in series:
-        out.append(polyline([(x(p["tokens"]), y(min(value(p), top))) for p in points], color,
-                            dashes))
-    return out
-
-
-def picture(runs, tau):
-    last = max(run["series"][-1]["tokens"] for run in runs.values())
-    mib = lambda p: p["kv_bytes"] / 2**20
-    full = [{"tokens": p["tokens"], "kv_bytes": p["kv_bytes_full"]}
-            for p in runs["25%"]["series"]]
-    full.insert(0, {"tokens": 0, "kv_bytes": 0})
-    top = -(-mib(full[-1]) // 20) * 20
-    lines = [(COLORS[name], "", run["series"]) for name, run in runs.items()]
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 300" width="760" '
-           'font-family="sans-serif" font-size="12" fill="#333">',
-           '<rect width="760" height="300" fill="white"/>']
-    out += panel(70, "KV cache, MiB", "", [(COLORS["100%"], "5 3", full), *lines], top, last, mib)
-    out += panel(440, "entries kept", " %", lines, 100, last, lambda p: 100 * kept(p))
-    out.append('<text x="405" y="278" text-anchor="middle">tokens read and written</text>')
-    for at, (color, words) in enumerate(((COLORS["100%"], "full f16 cache"),
-                                         (COLORS["tau"], f"--keep tau={tau:.2f}"),
-                                         (COLORS["25%"], "--keep 25%, steered"))):
-        out.append(f'<line x1="{180 + 160 * at}" x2="{204 + 160 * at}" y1="291" y2="291" '
-                   f'stroke="{color}" stroke-width="2"/>')
-        out.append(f'<text x="{210 + 160 * at}" y="295">{words}</text>')
-    return "\n".join([*out, "</svg>", ""])
+def picture(runs, tau, out):
+    drawn = plots.panels(2, 8, "long_writing")
+    if drawn is None:
+        return
+    figure, (bytes_axis, kept_axis) = drawn
+    full = [(p["tokens"], p["kv_bytes_full"] / 2**20) for p in runs["25%"]["series"]]
+    bytes_axis.plot(*zip((0, 0), *full), label="full f16 cache", color=COLORS["100%"], linestyle=":")
+    for name, run in runs.items():
+        label = f"--keep tau={tau:.2f}" if name == "tau" else "--keep 25%, steered"
+        tokens = [p["tokens"] for p in run["series"]]
+        bytes_axis.plot(tokens, [p["kv_bytes"] / 2**20 for p in run["series"]], label=label,
+                        color=COLORS[name])
+        kept_axis.plot(tokens, [100 * kept(p) for p in run["series"]], color=COLORS[name])
+    bytes_axis.set_title("KV cache, MiB")
+    kept_axis.set_title("entries kept, %")
+    for axis in (bytes_axis, kept_axis):
+        axis.set_xlabel("tokens read and written")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+    plots.save(figure, bytes_axis, out)
 
 
 def drift(run, fraction):
@@ -146,8 +120,7 @@ def main():
         plain = {name: {**run, "written": None} for name, run in wrote.items()}
         json.dump({"wrote": plain, "read": read}, file, separators=(",", ":"))
         file.write("\n")
-    with open(os.path.join(flags.out, "long_writing.svg"), "w", encoding="utf-8") as file:
-        file.write(picture(wrote, tau))
+    picture(wrote, tau, os.path.join(flags.out, "long_writing.svg"))
 
 
 if __name__ == "__main__":

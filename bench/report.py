@@ -1,8 +1,8 @@
 """Tables and plots of what rounds.py measured."""
 import pathlib
 import re
-import sys
 
+import plots
 from measuring import cpu_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -139,20 +139,12 @@ PANELS = (("decode_ms", "decode, ms a token", 1, "log"),
 
 
 def plot(records, case, file):
-    """Decode time, prefill speed and memory over depth as SVG. False where matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no plots: `pip install -r scripts/requirements-plots.txt` for them", file=sys.stderr)
+    """Decode time, prefill speed and memory over depth. False where Matplotlib is missing."""
+    drawn = plots.panels(len(PANELS), 11, case.name)
+    if drawn is None:
         return False
-    matplotlib.use("svg")
-    from matplotlib import pyplot, ticker
-    # Text stays text, and the same numbers give the same file.
-    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": case.name,
-                            "font.family": "sans-serif", "font.size": 9, "axes.grid": True,
-                            "grid.color": "#dddddd", "axes.spines.top": False,
-                            "axes.spines.right": False})
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(11, 3.6), layout="constrained")
+    from matplotlib import ticker
+    figure, axes = drawn
     depths = records.depths(case.name)
     ours = [c.name for c in case.contenders if c.program == "pith"]
     theirs = [c.name for c in case.contenders if c.program != "pith"]
@@ -183,8 +175,5 @@ def plot(records, case, file):
         else:
             axis.set_ylim(bottom=0)
         axis.minorticks_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    plots.save(figure, axes[0], file)
     return True
