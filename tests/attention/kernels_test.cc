@@ -77,6 +77,25 @@ TEST_P(EveryShape, MatchesReference) {
   RecordProperty("worst_error", std::to_string(worst));
 }
 
+// Every head dimension there is, with groups, chunks and threads in changing company: its
+// remainders of vectors and of cache lines in both kernels.
+TEST_P(EveryShape, EveryHeadDim) {
+  const ForcedLevel forced(GetParam());
+  ASSERT_TRUE(forced.taken());
+  int index = 0;
+  for (int head_dim = 8; head_dim <= 256; head_dim += 8) {
+    for (const int n_tokens : {1, 2, 5, 45}) {
+      const int group = 1 + (index + head_dim / 8) % 8;
+      ++index;
+      if (index % std::min(kEvery, 5) != 0) continue;
+      const Problem p =
+          MakeProblem(head_dim, group, {200, 1, 0, 330}, n_tokens, index % 3 != 0, index);
+      ASSERT_LE(WorstError(p, Attend(p, 1 + index % 3), Reference(p)), 1.0)
+          << "head_dim " << head_dim << " group " << group << " n_tokens " << n_tokens;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Levels, EveryShape, testing::ValuesIn(AvailableSimdLevels()),
                          [](const auto& param) { return param.param; });
 
