@@ -22,7 +22,8 @@ class Batch {
   // Like sessions[i]->Next(tokens[i]) for all i; each one's logits() are then those after its
   // token. Throws Error(kInvalidArgument) where there are none, one stands twice, is of another
   // model, is full, or a token is out of range, kMemoryLimit or kCancelled (by Cancel() of any of
-  // them): then none of them has read anything.
+  // them): then none of them has read anything. Each one's TimeStats count one token of Next and an
+  // equal share of its seconds. Rounding of quantised products depends on how many are multiplied.
   void Next(std::span<Session* const> sessions, std::span<const Token> tokens);
 
  private:

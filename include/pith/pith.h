@@ -1,6 +1,7 @@
 // Everything a program needs to run a model on a compressed cache.
 #pragma once
 
+#include "pith/batch.h"        // IWYU pragma: export
 #include "pith/calibration.h"  // IWYU pragma: export
 #include "pith/error.h"        // IWYU pragma: export
 #include "pith/generate.h"     // IWYU pragma: export

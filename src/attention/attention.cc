@@ -44,8 +44,9 @@ struct AttentionPlan::Impl {
   int group;
   int max_threads;
 
-  // Of the chunk size that was prepared.
-  int n_tokens = 0;
+  // Of what was prepared.
+  int n_tokens = 0;  // of a sequence
+  int n_sequences = 0;
   int query_block = 0;
   int parts_per_thread = 0;
   int n_rows = 0;  // of a query block
@@ -69,6 +70,8 @@ struct AttentionPlan::Impl {
                const Schedule& schedule, std::span<const Cut> part_cuts, int part);
   StateRows MergePartials(int task, int64_t n_blocks, int task_rows,
                           std::span<const Cut> part_cuts) const;
+  // Where the first query of a task is, in q and out, in rows of head_dim.
+  int64_t FirstRow(const Task& task) const;
   void WriteOutput(const Task& task, const StateRows& state, float* out) const;
 };
 
@@ -96,14 +99,15 @@ AttentionPlan::AttentionPlan(const AttentionShape& shape, int max_threads) {
 
 AttentionPlan::~AttentionPlan() = default;
 
-void AttentionPlan::Prepare(int n_tokens) {
-  if (n_tokens <= 0) {
-    Fail(ErrorCode::kInvalidArgument, "Attention was given {} queries; expected at least 1.",
-         n_tokens);
+void AttentionPlan::Prepare(int n_tokens, int n_sequences) {
+  if (n_tokens <= 0 || n_sequences <= 0) {
+    Fail(ErrorCode::kInvalidArgument,
+         "Attention was given {} queries in {} sequences; expected at least 1.", n_tokens,
+         n_sequences);
   }
   Impl& p = *impl_;
   const Kernels& kernels = CurrentKernels();
-  if (n_tokens == p.n_tokens && &kernels == p.kernels) return;
+  if (n_tokens == p.n_tokens && n_sequences == p.n_sequences && &kernels == p.kernels) return;
   p.n_tokens = 0;  // nothing is prepared if an allocation below fails
   p.kernels = &kernels;
   p.decode = n_tokens * p.group <= p.kernels->decode_max_rows;
@@ -118,7 +122,9 @@ void AttentionPlan::Prepare(int n_tokens) {
   p.partial_memory = AllocateFloats(2 * p.state_floats * p.max_parts());
   p.cuts.assign(size_t{1} * p.max_threads * (p.max_parts() + 1), Cut{});
   const int n_query_blocks = (n_tokens + p.query_block - 1) / p.query_block;
-  p.finished = std::vector<std::atomic<int>>(size_t{1} * n_query_blocks * p.shape.n_kv_heads);
+  p.finished =
+      std::vector<std::atomic<int>>(size_t{1} * n_query_blocks * n_sequences * p.shape.n_kv_heads);
+  p.n_sequences = n_sequences;
   p.n_tokens = n_tokens;
 }
 
@@ -163,7 +169,7 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
     const bool whole = range.begin == 0 && range.end == task.n_blocks;
     StateRows state =
         whole ? StateAt(own_state, shape.head_dim, n_rows) : PartialState(part, range);
-    const HeadView& head = heads[task.kv_head];
+    const HeadView& head = heads[task.head];
     const bool causal = head.n_chunk > 0;
     const Segment segment = {
         .pages = head.pages,
@@ -172,7 +178,7 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
         .head_dim = shape.head_dim,
         .group = group,
         .n_tokens = task.n_tokens,
-        .q = q + task.token_begin * q_stride + int64_t{task.kv_head} * group * shape.head_dim,
+        .q = q + FirstRow(task) * shape.head_dim,
         .q_stride = q_stride,
         .scale = shape.scale * 1.44269504f,  // log2(e)
         .first_visible = causal ? task.n_entries - task.n_tokens + 1 : task.n_entries,
@@ -218,11 +224,17 @@ StateRows AttentionPlan::Impl::MergePartials(int task, int64_t n_blocks, int tas
   return merged;
 }
 
+int64_t AttentionPlan::Impl::FirstRow(const Task& task) const {
+  const int sequence = task.head / shape.n_kv_heads;
+  const int kv_head = task.head % shape.n_kv_heads;
+  return (int64_t{sequence} * n_tokens + task.token_begin) * shape.n_heads + kv_head * group;
+}
+
 void AttentionPlan::Impl::WriteOutput(const Task& task, const StateRows& state, float* out) const {
+  const int64_t first_row = FirstRow(task);
   for (int token = 0; token < task.n_tokens; ++token) {
     for (int h = 0; h < group; ++h) {
-      const int64_t row =
-          int64_t{task.token_begin + token} * shape.n_heads + task.kv_head * group + h;
+      const int64_t row = first_row + int64_t{token} * shape.n_heads + h;
       NormaliseState(RowOf(state, shape.head_dim, token * group + h), shape.head_dim,
                      out + row * shape.head_dim);
     }

@@ -30,13 +30,15 @@ class AttentionPlan {
   AttentionPlan(const AttentionShape& shape, int max_threads);
   ~AttentionPlan();
 
-  // Before the threads start, once per chunk size: `n_tokens` queries a head, 1 if never called.
+  // Before the threads start, once per chunk size: `n_tokens` queries a head in each of
+  // `n_sequences` sequences that have nothing to do with each other; one of each if never called.
   // Takes up a SIMD level forced since. Not thread-safe.
-  void Prepare(int n_tokens);
+  void Prepare(int n_tokens, int n_sequences = 1);
 
-  // q, out: [n_tokens, n_heads, head_dim] f32, contiguous. heads: [n_kv_heads]; n_chunk is 0 or
-  // n_tokens. A head with no visible entry gives zeros. Called by threads 0..n_threads-1 at once;
-  // `out` is complete when all have returned. n_threads <= max_threads.
+  // q, out: [n_sequences, n_tokens, n_heads, head_dim] f32, contiguous. heads: [n_sequences,
+  // n_kv_heads]; n_chunk is 0 or n_tokens. A head with no visible entry gives zeros. Called by
+  // threads 0..n_threads-1 at once; `out` is complete when all have returned. n_threads <=
+  // max_threads.
   void Run(const float* q, std::span<const HeadView> heads, float* out, int thread, int n_threads);
 
   struct Impl;

@@ -17,10 +17,10 @@ Task Schedule::task(int index) const {
   const int n_heads = static_cast<int>(heads_.size());
   const int query_block = n_query_blocks_ - 1 - index / n_heads;
   Task task;
-  task.kv_head = index % n_heads;
+  task.head = index % n_heads;
   task.token_begin = query_block * query_block_;
   task.n_tokens = std::min(query_block_, n_tokens_ - task.token_begin);
-  const HeadView& head = heads_[task.kv_head];
+  const HeadView& head = heads_[task.head];
   task.n_entries = head.n_entries;
   if (head.n_chunk > 0) task.n_entries -= n_tokens_ - task.token_begin - task.n_tokens;
   task.n_entries = std::max<int64_t>(task.n_entries, 0);

@@ -14,7 +14,7 @@ namespace pith {
 // heads are (Flash-Decoding's split over entries, over all heads at once). Everything is a function
 // of its arguments: threads compute the same cuts without talking.
 struct Task {
-  int kv_head = 0;
+  int head = 0;  // of those given: the KV heads of one sequence after another
   int token_begin = 0;
   int n_tokens = 0;
   int64_t n_entries = 0;  // seen by the last query of the block

@@ -1,14 +1,10 @@
 #include "engine/session_impl.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
-#include <numeric>
-#include <thread>
-
-#include <ggml-cpu.h>
 
 #include "base/fail.h"
+#include "engine/clock.h"
 
 namespace pith {
 namespace {
@@ -16,22 +12,6 @@ namespace {
 // Entries above the budget that decoding lets come together before it evicts, so that choosing
 // costs little per token.
 constexpr int64_t kDecodeSlack = 32;
-
-// Graphs kept for reuse: one token, a full chunk, and the odd remainder of a prompt.
-constexpr size_t kMaxGraphs = 3;
-
-double Now() {
-  using std::chrono::steady_clock;
-  return std::chrono::duration<double>(steady_clock::now().time_since_epoch()).count();
-}
-
-int ThreadCount(int asked) {
-  if (asked < 0 || asked > 512) {
-    Fail(ErrorCode::kInvalidArgument,
-         "{} threads make no sense, use 1 to 512, or 0 for one per core", asked);
-  }
-  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
-}
 
 int BatchSize(int asked, int n_ctx) {
   if (asked < 1)
@@ -67,13 +47,9 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
       n_threads(ThreadCount(options.n_threads)),
       cache({model.info().n_layers, model.info().n_kv_heads, model.info().head_dim},
             MakeKeyCodec(plan.key_codec), MakeValueCodec(plan.value_codec), plan.kv_limit),
-      backend_(ggml_backend_cpu_init()),
-      attention_({model.info().head_dim, model.info().n_heads, model.info().n_kv_heads,
-                  1.0f / std::sqrt(static_cast<float>(model.info().head_dim))},
-                 n_threads),
+      runner_(model, n_threads),
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
-  if (!backend_) Fail(ErrorCode::kIo, "ggml has no CPU backend");
   const int64_t compressed_heads =
       int64_t{model.info().n_layers - plan.skip_layers} * model.info().n_kv_heads;
   if (compressed_heads > 0 && Steers(plan)) {
@@ -87,65 +63,34 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
   for (const Plan& other : options.also_judge) {
     side_judges.emplace_back(other, model.info());
   }
-  ggml_backend_cpu_set_n_threads(backend_.get(), n_threads);
-  ggml_backend_cpu_set_abort_callback(
-      backend_.get(),
-      [](void* flag) {
-        return static_cast<std::atomic<bool>*>(flag)->load(std::memory_order_relaxed);
-      },
-      &cancelled);
-  layer_states_.resize(static_cast<size_t>(model.info().n_layers));
-  for (int i = 0; i < model.info().n_layers; ++i) {
-    layer_states_[i] = {this, i};
-    layer_ops_.push_back({AppendOp, AttendOp, &layer_states_[i]});
-  }
-}
-
-void Session::Impl::AppendOp(ggml_tensor* dst, int thread, int n_threads, void* user) {
-  auto* state = static_cast<LayerState*>(user);
-  state->session->Append(state->layer, *dst->src[0], *dst->src[1], *dst->src[2], thread, n_threads);
-}
-
-void Session::Impl::AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user) {
-  auto* state = static_cast<LayerState*>(user);
-  state->session->Attend(state->layer, *dst->src[0], *dst->src[2], static_cast<float*>(dst->data),
-                         thread, n_threads);
 }
 
 // Threads share the tokens where the scorer judges all KV heads of a token at once, otherwise the
 // (KV head, token) pairs, in equal runs.
 template <typename Sink>
-double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& k,
-                            const ggml_tensor& v, const ggml_tensor& hidden, int thread,
+double Session::Impl::Judge(const Scorer* scorer, int layer, const ChunkRows& rows, int thread,
                             int n_threads_now, const Sink& sink) const {
   const ModelInfo& info = model.info();
   const size_t head_dim = static_cast<size_t>(info.head_dim);
-  const int n_tokens = static_cast<int>(k.ne[2]);
-  const auto slice = [&](const ggml_tensor& all, int kv_head, size_t first, size_t n) {
-    const size_t stride = all.nb[2] / sizeof(float);
-    return MatrixView<const float>{
-        static_cast<const float*>(all.data) + first * stride + kv_head * head_dim, n, head_dim,
-        stride};
+  const int n_tokens = static_cast<int>(rows.keys.rows);
+  const auto slice = [&](const MatrixView<const float>& all, int kv_head, size_t first, size_t n) {
+    return MatrixView<const float>{all.row(first) + kv_head * head_dim, n, head_dim, all.stride};
   };
   std::vector<float> worth;
   if (scorer != nullptr && !pinning_ && scorer->needs().hidden_states) {
     const size_t first = static_cast<size_t>(int64_t{n_tokens} * thread / n_threads_now);
     const size_t n = static_cast<size_t>(int64_t{n_tokens} * (thread + 1) / n_threads_now) - first;
     if (n == 0) return 0;
-    const size_t n_embd = static_cast<size_t>(info.n_embd);
     worth.resize(info.n_kv_heads * n);
-    const float* rows = static_cast<const float*>(hidden.data) + first * n_embd;
-    const auto all_heads = [&](const ggml_tensor& all) {
-      const size_t stride = all.nb[2] / sizeof(float);
-      return MatrixView<const float>{static_cast<const float*>(all.data) + first * stride, n,
-                                     head_dim * info.n_kv_heads, stride};
+    const auto share = [&](const MatrixView<const float>& all) {
+      return MatrixView<const float>{all.row(first), n, all.cols, all.stride};
     };
     const double begin = Now();
-    scorer->ScoreHidden({layer, {rows, n, n_embd, n_embd}, all_heads(k), all_heads(v)}, worth);
+    scorer->ScoreHidden({layer, share(rows.hidden), share(rows.keys), share(rows.values)}, worth);
     const double seconds = Now() - begin;
     for (int h = 0; h < info.n_kv_heads; ++h) {
-      sink(h, static_cast<int>(first), slice(k, h, first, n), slice(v, h, first, n),
-           std::span<const float>(worth).subspan(h * n, n));
+      sink(h, static_cast<int>(first), slice(rows.keys, h, first, n),
+           slice(rows.values, h, first, n), std::span<const float>(worth).subspan(h * n, n));
     }
     return seconds;
   }
@@ -156,8 +101,8 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& 
     const int kv_head = static_cast<int>(pair / n_tokens);
     const int first = static_cast<int>(pair % n_tokens);
     const size_t n = static_cast<size_t>(std::min<int64_t>(n_tokens - first, end - pair));
-    const auto keys = slice(k, kv_head, static_cast<size_t>(first), n);
-    const auto values = slice(v, kv_head, static_cast<size_t>(first), n);
+    const auto keys = slice(rows.keys, kv_head, static_cast<size_t>(first), n);
+    const auto values = slice(rows.values, kv_head, static_cast<size_t>(first), n);
     if (scorer != nullptr && pinning_) {
       worth.assign(n, std::numeric_limits<float>::infinity());
     } else if (scorer != nullptr) {
@@ -173,14 +118,13 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ggml_tensor& 
   return seconds;
 }
 
-void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v,
-                           const ggml_tensor& hidden, int thread, int n_threads_now) {
+void Session::Impl::Append(int layer, const ChunkRows& rows, int thread, int n_threads_now) {
   if (thread == 0 && hidden_tap_ && !repeat_pass_) {
-    hidden_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(k.ne[2]),
-                static_cast<const float*>(hidden.data));
+    hidden_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(rows.keys.rows),
+                rows.hidden.data);
   }
   const double seconds =
-      Judge(Compressed(layer) ? scorer_.get() : nullptr, layer, k, v, hidden, thread, n_threads_now,
+      Judge(Compressed(layer) ? scorer_.get() : nullptr, layer, rows, thread, n_threads_now,
             [&](int kv_head, int first, const MatrixView<const float>& keys,
                 const MatrixView<const float>& values, std::span<const float> worth) {
               cache.Write(layer, kv_head, first, keys, values, worth);
@@ -191,25 +135,18 @@ void Session::Impl::Append(int layer, const ggml_tensor& k, const ggml_tensor& v
   for (SideJudge& side : side_judges) {
     if (side.repeats()) continue;  // +infinity until then, as Resize leaves it
     Judge(
-        &side.scorer(), layer, k, v, hidden, thread, n_threads_now,
+        &side.scorer(), layer, rows, thread, n_threads_now,
         [&](int kv_head, int first, const MatrixView<const float>&, const MatrixView<const float>&,
             std::span<const float> worth) { side.Set(layer, kv_head, n_read + first, worth); });
   }
 }
 
-void Session::Impl::Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out,
-                           int thread, int n_threads_now) {
-  const double begin = thread == 0 ? Now() : 0;
-  const float* queries = static_cast<const float*>(q.data);
+void Session::Impl::Observe(int layer, const float* q, const float* hidden, int n_tokens,
+                            int thread, int n_threads_now) {
   if (thread == 0 && query_tap_) {
-    query_tap_(layer, static_cast<int32_t>(n_read), static_cast<int>(q.ne[2]), queries);
+    query_tap_(layer, static_cast<int32_t>(n_read), n_tokens, q);
   }
-  if (repeat_pass_) {
-    repeat_pass_->Observe(layer, queries, static_cast<const float*>(hidden.data), thread,
-                          n_threads_now);
-  }
-  attention_.Run(queries, cache.Views(layer), out, thread, n_threads_now);
-  if (thread == 0) times.attention_s += Now() - begin;
+  if (repeat_pass_) repeat_pass_->Observe(layer, q, hidden, thread, n_threads_now);
 }
 
 void Session::Impl::CheckTokens(std::span<const Token> text) const {
@@ -227,53 +164,20 @@ void Session::Impl::CheckTokens(std::span<const Token> text) const {
   }
 }
 
-Graph& Session::Impl::GraphFor(int n_tokens, Output output) {
-  const auto fits = [&](const auto& graph) {
-    return graph->n_tokens() == n_tokens && graph->output() == output;
-  };
-  auto found = std::find_if(graphs_.begin(), graphs_.end(), fits);
-  if (found == graphs_.end()) {
-    if (graphs_.size() == kMaxGraphs) graphs_.erase(graphs_.begin());
-    graphs_.push_back(std::make_unique<Graph>(*model.impl().weights, model.impl().hparams,
-                                              layer_ops_, n_tokens, output));
-  } else {
-    std::rotate(found, found + 1, graphs_.end());
-  }
-  return *graphs_.back();
+const Graph& Session::Impl::RunAlone(std::span<const Token> chunk, int64_t first_position,
+                                     Output output) {
+  const Runner::Sequence sequence = {this, first_position};
+  return runner_.Run({&sequence, 1}, chunk, output);
 }
 
-Graph& Session::Impl::Compute(std::span<const Token> chunk, int64_t first_position, Output output) {
-  const int n_tokens = static_cast<int>(chunk.size());
-  Graph& graph = GraphFor(n_tokens, output);
-  cache.BeginChunk(n_tokens, static_cast<int32_t>(first_position));
-  bool finished = false;
-  try {
-    attention_.Prepare(n_tokens);
-    std::vector<int32_t> positions(chunk.size());
-    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first_position));
-    finished = graph.Compute(backend_.get(), chunk, positions);
-  } catch (...) {
-    cache.AbandonChunk();
-    throw;
-  }
-  if (!finished) {
-    cache.AbandonChunk();
-    cancelled = false;
-    Fail(ErrorCode::kCancelled, "cancelled after {} tokens", n_read);
-  }
-  cache.EndChunk();
-  return graph;
+void Session::Impl::MakeRoom(size_t n_tokens) {
+  tokens.reserve(tokens.size() + n_tokens);
+  for (SideJudge& side : side_judges) side.Resize(n_read + static_cast<int64_t>(n_tokens));
 }
 
-Graph& Session::Impl::RunChunk(std::span<const Token> chunk, Output output) {
-  tokens.reserve(tokens.size() + chunk.size());
-  for (SideJudge& side : side_judges) {
-    side.Resize(n_read + static_cast<int64_t>(chunk.size()));
-  }
-  Graph& graph = Compute(chunk, n_read, output);
+void Session::Impl::CountAsRead(std::span<const Token> chunk) {
   n_read += static_cast<int64_t>(chunk.size());
   tokens.insert(tokens.end(), chunk.begin(), chunk.end());
-  return graph;
 }
 
 int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
@@ -385,7 +289,7 @@ void Session::Impl::JudgeByRepeating(const std::function<void(int64_t n_tokens)>
           const auto chunk =
               left.first(std::min<size_t>(left.size(), static_cast<size_t>(n_batch)));
           repeat_pass_->Prepare(static_cast<int>(chunk.size()));
-          Compute(chunk, n_read + static_cast<int64_t>(done), Output::kQueries);
+          RunAlone(chunk, n_read + static_cast<int64_t>(done), Output::kQueries);
           done += chunk.size();
           progress(static_cast<int64_t>(chunk.size()));
         }
@@ -421,12 +325,13 @@ void Session::Impl::TakeLogits(const Graph& graph, int64_t first_position, int64
     logits.assign(graph.result().begin(), graph.result().end());
   } else if (graph.output() == Output::kHidden) {
     if (!head_) head_ = std::make_unique<LogitsHead>(*model.impl().weights, model.impl().hparams);
-    head_->Compute(backend_.get(), graph.result(), [&](int row, std::span<const float> row_logits) {
-      options.on_logits(first_position + row, row_logits);
-      if (first_position + row + 1 == n_total) {
-        logits.assign(row_logits.begin(), row_logits.end());
-      }
-    });
+    head_->Compute(runner_.backend(), graph.result(),
+                   [&](int row, std::span<const float> row_logits) {
+                     options.on_logits(first_position + row, row_logits);
+                     if (first_position + row + 1 == n_total) {
+                       logits.assign(row_logits.begin(), row_logits.end());
+                     }
+                   });
   }
 }
 
@@ -457,10 +362,13 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
         std::min<size_t>(chunk.size(), static_cast<size_t>(std::clamp<int64_t>(room, 1, n_batch))));
     const int64_t chunk_position = n_read;
     const bool is_last = chunk_position + static_cast<int64_t>(chunk.size()) == n_total;
-    const Graph& graph = RunChunk(chunk, options.on_logits ? Output::kHidden
-                                         : is_last         ? Output::kLastLogits
-                                         : query_tap_      ? Output::kQueries
-                                                           : Output::kNone);
+    MakeRoom(chunk.size());
+    const Graph& graph = RunAlone(chunk, n_read,
+                                  options.on_logits ? Output::kHidden
+                                  : is_last         ? Output::kLastLogits
+                                  : query_tap_      ? Output::kQueries
+                                                    : Output::kNone);
+    CountAsRead(chunk);
     TakeLogits(graph, chunk_position, n_total, options);
     report(static_cast<int64_t>(chunk.size()));
     if (options.pin) continue;
@@ -478,15 +386,25 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
   times.read_tokens += n_total - n_before;
 }
 
-void Session::Impl::Next(Token token) {
+void Session::Impl::BeginNext(Token token) {
   CheckTokens({&token, 1});
   KeptPerHead(n_read + 1);  // throws before anything is read
+  MakeRoom(1);
+  logits.reserve(static_cast<size_t>(model.info().n_vocab));
   pinning_ = false;
-  const double begin = Now();
-  const Graph& graph = RunChunk({&token, 1}, Output::kLastLogits);
-  logits.assign(graph.result().begin(), graph.result().end());
+}
+
+void Session::Impl::EndNext(Token token, std::span<const float> logits_after) {
+  CountAsRead({&token, 1});
+  logits.assign(logits_after.begin(), logits_after.end());
   // What a repeat pass has not judged yet stays until the next Read.
   if (!Repeats()) Settle(n_read, kDecodeSlack);
+}
+
+void Session::Impl::Next(Token token) {
+  const double begin = Now();
+  BeginNext(token);
+  EndNext(token, RunAlone({&token, 1}, n_read, Output::kLastLogits).result());
   times.next_s += Now() - begin;
   times.next_tokens += 1;
 }

@@ -8,13 +8,11 @@
 #include <span>
 #include <vector>
 
-#include <ggml-cpp.h>
-
-#include "attention/attention.h"
 #include "budgets/budget.h"
 #include "budgets/steer.h"
 #include "cache/cache.h"
 #include "engine/repeat_pass.h"
+#include "engine/runner.h"
 #include "engine/side_judge.h"
 #include "model/graph.h"
 #include "model/model_impl.h"
@@ -34,6 +32,17 @@ class Session::Impl {
 
   void Read(std::span<const Token> tokens, const ReadOptions& options);
   void Next(Token token);
+  // Next, around the graph: what can be refused, and what comes after. Between the two the session
+  // is given to Runner::Run.
+  void BeginNext(Token token);
+  void EndNext(Token token, std::span<const float> logits_after);
+
+  // The session's part of a layer of the graph, of which every thread takes its share: writes the
+  // chunk's entries, judged; and after that shows its queries [n_tokens, n_heads, head_dim] and
+  // hidden states [n_tokens, n_embd] to whom they concern.
+  void Append(int layer, const ChunkRows& rows, int thread, int n_threads);
+  void Observe(int layer, const float* q, const float* hidden, int n_tokens, int thread,
+               int n_threads);
 
   // Sees the queries of every chunk as attention does: q [n_tokens, n_heads, head_dim] f32 after
   // RoPE. Called by one thread, layer after layer.
@@ -68,30 +77,19 @@ class Session::Impl {
   std::atomic<bool> cancelled = false;
 
  private:
-  // What a custom op of one layer is given.
-  struct LayerState {
-    Impl* session = nullptr;
-    int layer = 0;
-  };
-  static void AppendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
-  static void AttendOp(ggml_tensor* dst, int thread, int n_threads, void* user);
-  void Append(int layer, const ggml_tensor& k, const ggml_tensor& v, const ggml_tensor& hidden,
-              int thread, int n_threads);
   // Has a scorer judge this thread's share of the entries that are appended, and hands them on:
   // sink(kv_head, first, keys, values, worth), with `first` counted from the chunk's first.
   // `scorer` may be null, worth is empty then. Returns the seconds that the scorer took.
   template <typename Sink>
-  double Judge(const Scorer* scorer, int layer, const ggml_tensor& k, const ggml_tensor& v,
-               const ggml_tensor& hidden, int thread, int n_threads, const Sink& sink) const;
-  void Attend(int layer, const ggml_tensor& q, const ggml_tensor& hidden, float* out, int thread,
-              int n_threads);
+  double Judge(const Scorer* scorer, int layer, const ChunkRows& rows, int thread, int n_threads,
+               const Sink& sink) const;
 
   void CheckTokens(std::span<const Token> text) const;
-  // Runs the tokens that follow `first_position - 1` and appends their entries, or leaves
-  // everything as it was and throws.
-  Graph& Compute(std::span<const Token> tokens, int64_t first_position, Output output);
-  // The same, and they count as read.
-  Graph& RunChunk(std::span<const Token> tokens, Output output);
+  // Runs the tokens and appends their entries, or leaves everything as it was and throws.
+  const Graph& RunAlone(std::span<const Token> tokens, int64_t first_position, Output output);
+  // Before and after a chunk is run whose tokens count as read.
+  void MakeRoom(size_t n_tokens);
+  void CountAsRead(std::span<const Token> tokens);
   // Takes the logits that a Read asked for from the graph of tokens first_position and on.
   void TakeLogits(const Graph& graph, int64_t first_position, int64_t n_total,
                   const ReadOptions& options);
@@ -110,7 +108,6 @@ class Session::Impl {
   std::vector<RepeatJudge> RepeatJudges();
   // Whether `n_new` more tokens, read and judged as a whole, need more memory than the plan allows.
   bool ExceedsLimit(int64_t n_new) const;
-  Graph& GraphFor(int n_tokens, Output output);
   // Entries that a compressed head may keep once `n_total` tokens are read.
   int64_t KeptPerHead(int64_t n_total) const;
   // Evicts down to what the plan allows after `n_total` tokens, once heads are `slack` above it on
@@ -118,13 +115,9 @@ class Session::Impl {
   void Settle(int64_t n_total, int64_t slack);
   bool Compressed(int layer) const { return scorer_ && layer >= plan.skip_layers; }
 
-  ggml_backend_ptr backend_;
-  AttentionPlan attention_;
+  Runner runner_;
   std::unique_ptr<Scorer> scorer_;  // null: everything is kept
   std::unique_ptr<Budget> budget_;
-  std::vector<LayerState> layer_states_;
-  std::vector<LayerOps> layer_ops_;
-  std::vector<std::unique_ptr<Graph>> graphs_;  // the most recently used last
   std::unique_ptr<LogitsHead> head_;
   std::vector<HeadEntries> candidates_;  // of Settle, kept to reuse their memory
   Verdicts verdicts_;

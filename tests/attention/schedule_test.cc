@@ -40,8 +40,8 @@ TEST(Schedule, TasksCoverEveryHeadAndQueryOnce) {
     for (int i = 0; i < schedule.n_tasks(); ++i) {
       const Task task = schedule.task(i);
       const int end = task.token_begin + task.n_tokens;
-      for (int t = task.token_begin; t < end; ++t) ++seen[task.kv_head * 50 + t];
-      EXPECT_EQ(task.n_entries, n_chunk == 0 ? counts[task.kv_head] : counts[task.kv_head] + end);
+      for (int t = task.token_begin; t < end; ++t) ++seen[task.head * 50 + t];
+      EXPECT_EQ(task.n_entries, n_chunk == 0 ? counts[task.head] : counts[task.head] + end);
       EXPECT_GE(task.n_blocks, 1);
       EXPECT_GE(task.n_blocks * kBlockEntries, task.n_entries);
       EXPECT_LT((task.n_blocks - 1) * kBlockEntries, std::max<int64_t>(task.n_entries, 1));

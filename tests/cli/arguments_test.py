@@ -94,6 +94,7 @@ class WrongUseTest(PithTest):
         self.refused(2, "depth 24", "bench", "-d", "24")
         self.refused(2, "depth 530", "bench", "-d", "512,530")
         self.refused(2, "--decode", "bench", "--decode", "0")
+        self.refused(2, "--sessions is 0", "bench", "--sessions", "0")
 
     def test_compare_values_out_of_range(self):
         self.refused(2, "--depth is 101", "compare", "x.txt", "--depth", "101")

@@ -52,6 +52,21 @@ class BenchTest(PithTest):
         rows = [line for line in out.splitlines() if re.match(r" +\d", line)]
         self.assertEqual([row.split()[0] for row in rows], ["64", "128"])
 
+    def test_sessions_decode_together(self):
+        flags = ["-d", "64,128", "--decode", "4", "--keep", "50%", "--scorer", "knorm", "--budget",
+                 "layer", "-b", "32", *ONE_THREAD]
+        for more in [], ["--synthetic"], ["-f", self.write("text.txt", FACT)]:
+            alone = self.json("bench", "--json", *flags, *more)
+            together = self.json("bench", "--json", "--sessions", "3", *flags, *more)
+            for one, three in zip(alone, together):
+                self.assertEqual((one["sessions"], three["sessions"]), (1, 3))
+                self.assertEqual(three["depth"], one["depth"])
+                self.assertEqual(three["segment"], one["segment"])
+                for count in ("tokens", "entries", "entries_full", "kv_bytes_full"):
+                    self.assertEqual(three[count], 3 * one[count], count)
+                self.assertAlmostEqual(three["decode_tps"], 3e3 / three["decode_ms"], 6)
+        self.assertIn("3 sessions decode together",
+                      self.done("bench", "--sessions", "3", *flags))
 
     def test_depth_without_reading(self):
         flags = ["--synthetic", "-d", "400,200", "--decode", "4", "-b", "32", "--keep", "100%,50%",
