@@ -57,12 +57,14 @@ class Case:
     decode: int = 24
 
     def runs(self):
-        """(round, point, contender) in the order in which they are to be done."""
-        for number in range(max(contender.rounds for contender in self.contenders)):
+        """(round, point, contender) in the order in which they are to be done. Those with fewer rounds
+        come last."""
+        rounds = max(contender.rounds for contender in self.contenders)
+        for number in range(rounds):
             turn = 1 if number % 2 == 0 else -1  # every other round goes backwards
             for point in self.points[::turn]:
                 for contender in self.contenders[::turn]:
-                    if number < contender.rounds:
+                    if number >= rounds - contender.rounds:
                         yield number, point, contender
 
     def command(self, programs, point, contender):
