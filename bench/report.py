@@ -25,7 +25,8 @@ def header(records, case):
     text = f"{cpu_name()}, {ours.get('simd') or ours.get('level', '')}, {case.threads} threads"
     if theirs:
         text += f"; {llama_version()} (ggml {theirs['ggml']}, native build, flash attention)"
-    rounds = sorted({contender.rounds for contender in case.contenders})
+    rounds = sorted({len(rounds) for (name, _, _), rounds in records.by_key.items()
+                     if name == case.name})
     if rounds == [1]:
         text += "; one round"
     else:

@@ -57,14 +57,12 @@ class Case:
     decode: int = 24
 
     def runs(self):
-        """(round, point, contender) in the order in which they are to be done. Those with fewer rounds
-        come last."""
-        rounds = max(contender.rounds for contender in self.contenders)
-        for number in range(rounds):
+        """(round, point, contender) in the order in which they are to be done."""
+        for number in range(max(contender.rounds for contender in self.contenders)):
             turn = 1 if number % 2 == 0 else -1  # every other round goes backwards
             for point in self.points[::turn]:
                 for contender in self.contenders[::turn]:
-                    if number >= rounds - contender.rounds:
+                    if number < contender.rounds:
                         yield number, point, contender
 
     def command(self, programs, point, contender):
@@ -144,6 +142,7 @@ def measure(cases, programs, runner, file=None, minutes=None):
             command = case.command(programs, point, contender)
             wanted.append({"case": case.name, "contender": contender.name, "round": number,
                            "build": build, "command": command})
+    wanted.sort(key=lambda run: run["round"])  # one round of everything before the next
     done = {}
     if file and file.exists():
         for line in file.read_text().splitlines():
