@@ -154,7 +154,9 @@ def claims(records, case_names):
 
 
 def markdown(flags, records, cases):
-    lines = [f"Made by `bench/suite.py {flags.suite}`.", "",
+    lines = [f"Made by `bench/suite.py {flags.suite}`. A round runs everyone at one depth after the other; ratios",
+             "are medians of ratios within a round, above 1: faster. llama.cpp allocates its cache for the",
+             "deepest depth of a process at once; pith's bytes count positions, worths and page lists too.", "",
              "| side by side in one run | wanted | measured | holds |", "| --- | --- | --- | --- |"]
     lines += [claim.row(records) for claim in claims(records, [case.name for case in cases])]
     for case in cases:
