@@ -1,6 +1,8 @@
 // pith eval needle: whether a fact is found again.
 #include <fmt/format.h>
 
+#include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/eval_plans.h"
@@ -23,6 +25,7 @@ struct NeedleFlags {
   EvalFlags eval;
   std::vector<std::string> haystack;
   std::string values = "numbers";
+  int depths = 0;
   std::string template_name;
   bool no_chat = false;
 };
@@ -64,6 +67,23 @@ Json TaskSettings(const NeedleFlags& flags, const Model& model, const SessionOpt
     for (const TextSegment& segment : side) texts.push_back(segment.text);
   }
   if (flags.values != "numbers") json.push_back(flags.values);
+  if (flags.depths > 0) json.push_back({"depths", flags.depths});
+  return json;
+}
+
+// Of every depth; random ones are gathered in fifths of the text, each named by its middle.
+Json ByDepth(const std::vector<NeedleOutcome>& outcomes, bool is_grid) {
+  constexpr double kParts = 5;
+  std::map<double, std::vector<NeedleOutcome>> by_depth;
+  for (const NeedleOutcome& outcome : outcomes) {
+    const double middle = (std::floor(outcome.depth * kParts) + 0.5) / kParts;
+    by_depth[is_grid ? outcome.depth : middle].push_back(outcome);
+  }
+  Json json = Json::array();
+  for (const auto& [depth, at_depth] : by_depth) {
+    const Accuracy accuracy = AccuracyOf(at_depth);
+    json.push_back({{"depth", depth}, {"correct", accuracy.correct}, {"trials", accuracy.trials}});
+  }
   return json;
 }
 
@@ -79,6 +99,7 @@ Json RecordOf(const NeedleCell& cell, const NeedleCell& full, const NeedleFlags&
   json["accuracy"] = accuracy.share;
   json["interval"] = {accuracy.interval.low, accuracy.interval.high};
   json["correct"] = accuracy.correct;
+  json["by_depth"] = ByDepth(cell.outcomes, flags.depths > 0);
   json["full_accuracy"] = full_accuracy.share;
   json["full_interval"] = {full_accuracy.interval.low, full_accuracy.interval.high};
   AddMeans(json, MeansOf(cell.outcomes), MeansOf(full.outcomes), flags.eval, options);
@@ -116,6 +137,9 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
                  std::string(kCheckoutEssays) + " if that is there)");
   line.Option("--values", flags.values, "KIND",
               "what is hidden: numbers (of 7 digits), or words (two with a hyphen)");
+  line.Option("--depths", flags.depths, "N",
+              "hide at N depths in turn, evenly spaced from the beginning to the end (default: "
+              "random ones)");
   line.Flag("--no-chat", flags.no_chat, "plain text, no chat template");
   line.Option("--template", flags.template_name, "NAME",
               "chat template, if the model's own is not known");
@@ -130,6 +154,9 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
   if (flags.values != "numbers" && flags.values != "words") {
     throw UsageError(fmt::format("--values is '{}', expected numbers or words", flags.values));
   }
+  if (flags.depths < 0 || flags.depths > 1000) {
+    throw UsageError(fmt::format("--depths is {}, expected 0 to 1,000", flags.depths));
+  }
   if (flags.no_chat && !flags.template_name.empty()) {
     throw UsageError("--no-chat asks without the template that --template names");
   }
@@ -139,7 +166,8 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
   const SessionOptions options = flags.eval.ForSession(model);
   const PromptFrame frame = ChooseFrame(flags, model);
   const NeedleTask needles(model.tokenizer(), frame, haystack, flags.eval.seed(),
-                           flags.values == "words" ? NeedleValues::kWords : NeedleValues::kNumbers);
+                           flags.values == "words" ? NeedleValues::kWords : NeedleValues::kNumbers,
+                           flags.depths);
   flags.eval.CheckLengths(needles.min_length(), ContextOf(model, options),
                           "what the question takes and the context");
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);

@@ -194,10 +194,37 @@ int64_t ContextOf(const Model& model, const SessionOptions& options) {
   return options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;
 }
 
+ReadingMeans MeansOfReadings(std::span<const ReadingStats> readings) {
+  const auto share = [](int64_t part, int64_t whole) {
+    return static_cast<double>(part) / static_cast<double>(whole);
+  };
+  const auto n = static_cast<double>(readings.size());
+  ReadingMeans means;
+  for (const auto& layer : readings.front().entries_per_head) {
+    means.kept_per_head.emplace_back(layer.size());
+  }
+  for (const ReadingStats& stats : readings) {
+    means.kept_fraction += share(stats.entries, stats.entries_full) / n;
+    means.tokens += static_cast<double>(stats.tokens) / n;
+    means.kv_bytes += static_cast<double>(stats.kv_bytes) / n;
+    means.read_s += stats.read_s / n;
+    means.score_s += stats.score_s / n;
+    means.date = std::max(means.date, stats.date);
+    for (size_t layer = 0; layer < means.kept_per_head.size(); ++layer) {
+      for (size_t h = 0; h < means.kept_per_head[layer].size(); ++h) {
+        means.kept_per_head[layer][h] +=
+            share(stats.entries_per_head.at(layer).at(h), stats.tokens) / n;
+      }
+    }
+  }
+  return means;
+}
+
 void AddTried(Json& json, const Model& model, int64_t length, const TriedPlan& tried,
               const EvalFlags& flags) {
   const TriedPlan all[] = {tried};
   json["model"] = model.info().name;
+  json["fingerprint"] = model.info().fingerprint;
   json["length"] = length;
   AddPlan(json, tried.plan);
   json["calibration"] = tried.calibration.empty() ? Json() : Json(tried.calibration);
@@ -207,6 +234,7 @@ void AddTried(Json& json, const Model& model, int64_t length, const TriedPlan& t
 void AddMeans(Json& json, const ReadingMeans& means, const ReadingMeans& full,
               const EvalFlags& flags, const SessionOptions& options) {
   json["kept_fraction"] = means.kept_fraction;
+  json["kept_per_head"] = means.kept_per_head;
   json["kv_bytes"] = means.kv_bytes;
   json["full_kv_bytes"] = full.kv_bytes;
   json["context_tokens"] = means.tokens;
@@ -217,6 +245,8 @@ void AddMeans(Json& json, const ReadingMeans& means, const ReadingMeans& full,
   json["seed"] = flags.seed();
   json["threads"] = options.n_threads;
   json["cpu"] = CpuName();
+  json["version"] = PITH_VERSION;
+  json["date"] = means.date;
 }
 
 std::vector<std::string> PlanCells(const TriedPlan& tried, int64_t length) {

@@ -77,42 +77,35 @@ std::vector<std::string> PlanCells(const TriedPlan& plan, int64_t length);
 // A Markdown table whose columns line up. The first row is its head; the first cells are a plan's.
 std::string Table(const std::vector<std::vector<std::string>>& rows);
 
-// Means over trials.
+// Means over trials, and when the last of them was made.
 struct ReadingMeans {
   double kept_fraction = 0;
   double tokens = 0;
   double kv_bytes = 0;
   double read_s = 0;
   double score_s = 0;
+  std::vector<std::vector<double>> kept_per_head;  // shares, [n_layers][n_kv_heads]
+  std::string date;
 };
+
+// Of one trial or more.
+ReadingMeans MeansOfReadings(std::span<const ReadingStats> readings);
+
+template <typename Outcome>
+ReadingMeans MeansOf(const std::vector<Outcome>& outcomes) {
+  return MeansOfReadings(std::vector<ReadingStats>(outcomes.begin(), outcomes.end()));
+}
 
 // Tokens that a session may read.
 int64_t ContextOf(const Model& model, const SessionOptions& options);
 
-// `model`, `length`, the plan with its `calibration`, `while_reading`.
+// `model`, `fingerprint`, `length`, the plan with its `calibration`, `while_reading`.
 void AddTried(nlohmann::ordered_json& json, const Model& model, int64_t length,
               const TriedPlan& plan, const EvalFlags& flags);
-// `kept_fraction`, `kv_bytes`, `full_kv_bytes`, `context_tokens`, `read_s`, `score_s`, `trials`,
-// `first_trial`, `seed`, `threads`, `cpu`.
+// `kept_fraction`, `kept_per_head`, `kv_bytes`, `full_kv_bytes`, `context_tokens`, `read_s`,
+// `score_s`, `trials`, `first_trial`, `seed`, `threads`, `cpu`, `version`, `date`.
 void AddMeans(nlohmann::ordered_json& json, const ReadingMeans& means, const ReadingMeans& full,
               const EvalFlags& flags, const SessionOptions& options);
-
-template <typename Outcome>
-ReadingMeans MeansOf(const std::vector<Outcome>& outcomes) {
-  ReadingMeans sum;
-  for (const ReadingStats& stats : outcomes) {
-    sum.kept_fraction +=
-        static_cast<double>(stats.entries) / static_cast<double>(stats.entries_full);
-    sum.tokens += static_cast<double>(stats.tokens);
-    sum.kv_bytes += static_cast<double>(stats.kv_bytes);
-    sum.read_s += stats.read_s;
-    sum.score_s += stats.score_s;
-  }
-  for (double* mean : {&sum.kept_fraction, &sum.tokens, &sum.kv_bytes, &sum.read_s, &sum.score_s}) {
-    *mean /= static_cast<double>(outcomes.size());
-  }
-  return sum;
-}
 
 // One plan at one length, over all trials.
 template <typename Outcome>

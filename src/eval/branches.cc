@@ -1,6 +1,9 @@
 #include "eval/branches.h"
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
+#include <ctime>
 
 #include "scorers/scorer.h"
 
@@ -14,18 +17,6 @@ void ReadText(Session& session, std::span<const Token> opening, std::span<const 
   pinned.pin = true;
   if (!opening.empty()) session.Read(opening, pinned);
   session.Read(text);
-}
-
-ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats) {
-  const CacheStats cache = session.stats();
-  ReadingStats stats;
-  stats.tokens = cache.tokens;
-  stats.entries = cache.entries;
-  stats.entries_full = cache.entries_full;
-  stats.kv_bytes = cache.kv_bytes;
-  stats.read_s = times.read_s - times.score_s;
-  stats.score_s = repeats ? times.score_s : 0;
-  return stats;
 }
 
 bool Repeats(const Plan& plan, const Model& model) {
@@ -53,6 +44,23 @@ Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOpt
 }
 
 }  // namespace
+
+ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats) {
+  const CacheStats cache = session.stats();
+  ReadingStats stats;
+  stats.tokens = cache.tokens;
+  stats.entries = cache.entries;
+  stats.entries_full = cache.entries_full;
+  stats.entries_per_head.resize(static_cast<size_t>(session.model().info().n_layers));
+  for (const HeadStats& head : cache.heads) {  // in order of layer, then head
+    stats.entries_per_head[static_cast<size_t>(head.layer)].push_back(head.entries);
+  }
+  stats.kv_bytes = cache.kv_bytes;
+  stats.read_s = times.read_s - times.score_s;
+  stats.score_s = repeats ? times.score_s : 0;
+  stats.date = fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
+  return stats;
+}
 
 void ForEachPlan(
     const Model& model, std::span<const Token> opening, std::span<const Token> text,

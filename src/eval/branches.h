@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "pith/model.h"
 #include "pith/plan.h"
@@ -26,10 +28,16 @@ struct ReadingStats {
   int64_t tokens = 0;
   int64_t entries = 0;
   int64_t entries_full = 0;
+  std::vector<std::vector<int64_t>> entries_per_head;  // [n_layers][n_kv_heads]
   uint64_t kv_bytes = 0;
   double read_s = 0;   // reading, judging by repetition left out; a shared reading counts for each
   double score_s = 0;  // judging by repetition, for all plans that share it
+  std::string date;    // when it was measured, UTC: 2026-11-23T05:00:00Z
 };
+
+// Of what `session`, whose plan judges by repeating where `repeats`, has read. `times` are those of
+// the session that did the reading.
+ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats);
 
 // Calls `use` for one plan after the other with a session that has read `opening` (may be empty),
 // which is never evicted, and `text`, compressed by plans[index]. A plan that keeps all is the full

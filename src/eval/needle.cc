@@ -88,12 +88,13 @@ PromptFrame FrameOf(const ChatTemplate& chat) {
 }
 
 NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack,
-                       uint64_t seed, NeedleValues values)
+                       uint64_t seed, NeedleValues values, int n_depths)
     : tokenizer_(tokenizer),
       frame_(std::move(frame)),
       haystack_(haystack),
       seed_(seed),
-      values_(values) {
+      values_(values),
+      n_depths_(n_depths) {
   constexpr int64_t kFewestOfHaystack = 64;
   NeedleTrial longest;
   if (values_ == NeedleValues::kNumbers) longest.value = "1000000";
@@ -125,6 +126,8 @@ NeedleTrial NeedleTask::Draw(int index, uint64_t& first_sentence) const {
   SeededRandom random(SeededRandom(seed_).Next() ^ static_cast<uint64_t>(index));
   NeedleTrial trial;
   trial.depth = random.Unit();
+  if (n_depths_ == 1) trial.depth = 0.5;
+  if (n_depths_ > 1) trial.depth = static_cast<double>(index % n_depths_) / (n_depths_ - 1);
   first_sentence = random.Below(haystack_.n_sentences());
   // A haystack that happens to hold the key or the value would answer by itself.
   const auto in_haystack = [&](const std::string& words) {

@@ -28,7 +28,7 @@ enum class NeedleValues {
 struct NeedleTrial {
   std::string key;    // "quiet-harbor"
   std::string value;  // once in `text`
-  double depth = 0;   // where the needle was to be hidden, [0, 1) of the haystack
+  double depth = 0;   // where the needle was to be hidden, [0, 1] of the haystack
   std::string text;   // RULER's first lines, the haystack, the needle in it
   // In the order they are read. Nothing of the question is known while the context is compressed.
   std::vector<Token> opening;   // BOS and what stands before the user's words, may be empty
@@ -41,17 +41,19 @@ class NeedleTask {
   // Tokens that --length leaves to the answer, besides the prompt.
   static constexpr int kAnswerTokens = 24;
 
-  // Both must outlive the task. An empty frame gives plain text.
+  // Both must outlive the task. An empty frame gives plain text. With n_depths > 0 trials take
+  // turns at so many depths, evenly spaced from the beginning to the end (one: the middle).
   NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack, uint64_t seed,
-             NeedleValues values = NeedleValues::kNumbers);
+             NeedleValues values = NeedleValues::kNumbers, int n_depths = 0);
 
   // The shortest length that every trial fits into.
   int64_t min_length() const { return min_length_; }
 
   // Trial `index`, with as many words of haystack as fit so that prompt and answer have at most
-  // `length` tokens. The needle stands at the start of the sentence nearest to a random depth. The
-  // same seed and index give the same key, value, depth and beginning of the haystack for every
-  // length, model and frame. Throws Error(kInvalidArgument) for a length below min_length().
+  // `length` tokens. The needle stands at the start of the sentence nearest to its depth, which is
+  // random unless there are n_depths. The same seed and index give the same key, value, depth and
+  // beginning of the haystack for every length, model and frame. Throws Error(kInvalidArgument) for
+  // a length below min_length().
   NeedleTrial Make(int index, int64_t length) const;
 
  private:
@@ -63,6 +65,7 @@ class NeedleTask {
   const Haystack& haystack_;
   uint64_t seed_;
   NeedleValues values_;
+  int n_depths_;
   int64_t min_length_ = 0;
 };
 

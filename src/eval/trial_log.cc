@@ -69,9 +69,11 @@ std::string ToLine(const TrialRecord<Outcome>& record) {
   json["tokens"] = outcome.tokens;
   json["entries"] = outcome.entries;
   json["entries_full"] = outcome.entries_full;
+  json["entries_per_head"] = outcome.entries_per_head;
   json["kv_bytes"] = outcome.kv_bytes;
   json["read_s"] = outcome.read_s;
   json["score_s"] = outcome.score_s;
+  json["date"] = outcome.date;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -87,15 +89,18 @@ TrialRecord<Outcome> FromLine(std::string_view line) {
   json.at("tokens").get_to(outcome.tokens);
   json.at("entries").get_to(outcome.entries);
   json.at("entries_full").get_to(outcome.entries_full);
+  json.at("entries_per_head").get_to(outcome.entries_per_head);
   json.at("kv_bytes").get_to(outcome.kv_bytes);
   json.at("read_s").get_to(outcome.read_s);
   json.at("score_s").get_to(outcome.score_s);
+  json.at("date").get_to(outcome.date);
   return record;
 }
 
 [[noreturn]] void FailLine(const std::filesystem::path& file, int line) {
   Fail(ErrorCode::kFormat,
-       "line {} of {} is not a finished trial, expected a file made by --out of the same task",
+       "line {} of {} is not a finished trial as this version writes it, expected a file made by "
+       "--out of the same task",
        line, file.string());
 }
 

@@ -45,6 +45,29 @@ class ResultTest(EvalTest):
         self.assertTrue(350 < out["context_tokens"] < 512)
         self.assertGreater(out["read_s"], 0)
         self.assertEqual(out["score_s"], 0)
+        self.assertRegex(out["fingerprint"], r"^[0-9a-f]{16}$")
+        self.assertRegex(out["version"], r"^\d+\.\d+\.\d+$")
+        self.assertRegex(out["date"], r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+
+    def test_kept_per_head(self):
+        flags = ["-l", "600", "--trials", "2", "--keep", "30%", "--window", "16"]
+        even, shared = self.records(*flags, "--budget", "uniform,global")[1:]
+        for record in (even, shared):
+            heads = [share for layer in record["kept_per_head"] for share in layer]
+            self.assertEqual([len(layer) for layer in record["kept_per_head"]], [2, 2])
+            self.assertAlmostEqual(sum(heads) / HEADS, record["kept_fraction"])
+            self.assertEqual(max(heads) - min(heads) < 1e-9, record is even)
+
+    def test_depths(self):
+        flags = ["-l", "400", "--trials", "5", "--keep", "100%", "--json"]
+        grid = self.json(*self.flags, *flags, "--depths", "3")
+        self.assertEqual([(at["depth"], at["trials"]) for at in grid["by_depth"]],
+                         [(0, 2), (0.5, 2), (1, 1)])
+        drawn = self.json(*self.flags, *flags)
+        for out in (grid, drawn):
+            for key in ("trials", "correct"):
+                self.assertEqual(sum(at[key] for at in out["by_depth"]), out[key])
+        self.assertTrue({at["depth"] for at in drawn["by_depth"]} <= {0.1, 0.3, 0.5, 0.7, 0.9})
 
     def test_every_cell_is_a_record(self):
         out = self.records("-l", "400,600", "--trials", "2", "--keep", "50%,25%,100%,50%",
@@ -148,7 +171,7 @@ class ResumeTest(EvalTest):
     def test_other_settings_are_other_trials(self):
         self.run_to("o.jsonl", "--trials", "1")
         for added, flags in ((1, ["--window", "40"]), (2, ["--seed", "43"]), (2, ["--no-chat"]),
-                             (1, ["--keep", "30%"]), (2, ["--values", "words"]),
+                             (1, ["--keep", "30%"]), (2, ["--values", "words"]), (2, ["--depths", "2"]),
                              (1, ["--while-reading"]), (2, ["--first-trial", "5"]), (1, ["--budget", "layer"]), (1, ["--sinks", "8"]),
                              (0, [])):
             before = len(self.lines("o.jsonl"))
@@ -193,6 +216,7 @@ class WrongUseTest(EvalTest):
             ("--trials is 0", "--trials", "0"),
             ("--trials is -1", "--trials", "-1"),
             ("--first-trial is -1", "--first-trial", "-1"),
+            ("--depths is -1", "--depths=-1"),
             ("--values is 'uuids', expected numbers or words", "--values", "uuids"),
             ("--window 'wide'", "--window", "8,wide"),
             ("--window '-1'", "--window=-1"),

@@ -220,6 +220,22 @@ TEST(NeedleTaskTest, DepthsSpreadOverTheText) {
   for (int count : in_quarter) EXPECT_NEAR(count, 50, 25);  // four deviations
 }
 
+TEST(NeedleTaskTest, GridOfDepths) {
+  const auto task = [](int n_depths) {
+    return NeedleTask(DefaultModel().tokenizer(), ChatFrame(), EssayHaystack(), 8,
+                      NeedleValues::kNumbers, n_depths);
+  };
+  for (int index = 0; index < 10; ++index) {
+    const NeedleTrial trial = task(5).Make(index, 1024);
+    EXPECT_EQ(trial.depth, (index % 5) / 4.0);
+    size_t place = 0;
+    const std::string hay = HayOf(trial, place);
+    EXPECT_NEAR(static_cast<double>(place) / static_cast<double>(hay.size()), trial.depth, 0.1);
+    EXPECT_EQ(trial.key, TaskOf(8).Make(index, 1024).key);
+  }
+  EXPECT_EQ(task(1).Make(3, 1024).depth, 0.5);
+}
+
 TEST(NeedleTaskTest, CharactersStayWhole) {
   std::string text;
   for (int i = 0; i < 4000; ++i) text += i % 3 == 0 ? "\u6f22" : "\u5b57";

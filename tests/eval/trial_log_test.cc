@@ -49,9 +49,11 @@ class TrialLogTest : public testing::Test {
     record.outcome.tokens = 2000;
     record.outcome.entries = 500;
     record.outcome.entries_full = 2000;
+    record.outcome.entries_per_head = {{100, 150}, {250, 0}};
     record.outcome.kv_bytes = 123456;
     record.outcome.read_s = 1.5;
     record.outcome.score_s = 2.5;
+    record.outcome.date = "2026-11-23T05:00:00Z";
     return record;
   }
 
@@ -80,9 +82,11 @@ TEST_F(TrialLogTest, FinishedTrialsAreThereAgain) {
   EXPECT_EQ(first->tokens, 2000);
   EXPECT_EQ(first->entries, 500);
   EXPECT_EQ(first->entries_full, 2000);
+  EXPECT_EQ(first->entries_per_head, (std::vector<std::vector<int64_t>>{{100, 150}, {250, 0}}));
   EXPECT_EQ(first->kv_bytes, 123456u);
   EXPECT_EQ(first->read_s, 1.5);
   EXPECT_EQ(first->score_s, 2.5);
+  EXPECT_EQ(first->date, "2026-11-23T05:00:00Z");
   EXPECT_EQ(log.Find("0123456789abcdef", 2048, 2), nullptr);
   EXPECT_EQ(log.Find("0123456789abcdef", 4096, 0), nullptr);
   EXPECT_EQ(log.Find("fedcba9876543210", 2048, 0), nullptr);
@@ -141,9 +145,12 @@ TEST_F(TrialLogTest, OtherFilesAreRefusedAndLeftAlone) {
     log.Add(Record(0, true));
   }
   const std::string line = Text();
+  std::string older = line;  // before it was known what each head kept
+  older.erase(older.find(",\"entries_per_head\""),
+              std::string(",\"entries_per_head\":[[100,150],[250,0]]").size());
   for (const std::string& text :
        {std::string("an essay without an end"), std::string("an essay\n"), std::string("{}\n"),
-        std::string("\n"), line + "{\"settings\":3}\n", line.substr(0, 40) + "\n" + line,
+        std::string("\n"), older, line + "{\"settings\":3}\n", line.substr(0, 40) + "\n" + line,
         line + "x"}) {
     Write(text);
     try {
