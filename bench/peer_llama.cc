@@ -40,6 +40,7 @@ struct Arguments {
   std::string kv = "f16";
   int chunk = 512;
   int decode = 24;
+  int sessions = 1;
   bool synthetic = false;
   int segment = 0;  // 0: one chunk
   bool no_repack = false;
@@ -94,9 +95,34 @@ std::vector<llama_token> SomeTokens(int n, int n_vocab) {
   return tokens;
 }
 
+// Tokens for llama_decode, each with its place.
+class Batch {
+ public:
+  explicit Batch(size_t capacity)
+      : batch_(llama_batch_init(static_cast<int32_t>(capacity), 0, /*n_seq_max=*/1)) {}
+  ~Batch() { llama_batch_free(batch_); }
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
+  void Add(llama_token token, int position, int sequence, bool logits) {
+    const int32_t i = batch_.n_tokens++;
+    batch_.token[i] = token;
+    batch_.pos[i] = position;
+    batch_.n_seq_id[i] = 1;
+    batch_.seq_id[i][0] = sequence;
+    batch_.logits[i] = logits ? 1 : 0;
+  }
+  const llama_batch& get() const { return batch_; }
+
+ private:
+  llama_batch batch_;
+};
+
 class Peer {
  public:
-  Peer(const Arguments& arguments, int n_ctx, bool all_logits) : chunk_(arguments.chunk) {
+  // `n_ctx` tokens in each session.
+  Peer(const Arguments& arguments, int n_ctx, bool all_logits)
+      : chunk_(arguments.chunk), n_sessions_(arguments.sessions) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_backend_init();
     llama_model_params model_params = llama_model_default_params();
@@ -105,13 +131,13 @@ class Peer {
     if (!model_) throw std::runtime_error("llama.cpp cannot load " + arguments.model);
 
     llama_context_params params = llama_context_default_params();
-    params.n_ctx = n_ctx;
+    params.n_ctx = n_ctx * n_sessions_;
     params.n_batch = arguments.chunk;
     params.n_ubatch = arguments.chunk;
     // The second sequence brings made-up tokens in; one buffer holds both, as if there were one.
-    params.n_seq_max = arguments.synthetic ? 2 : 1;
+    params.n_seq_max = arguments.synthetic ? 2 : n_sessions_;
     params.n_outputs_max = all_logits ? 0 : params.n_seq_max;
-    params.kv_unified = true;
+    params.kv_unified = n_sessions_ == 1;
     params.n_threads = arguments.threads;
     params.n_threads_batch = arguments.threads;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -124,37 +150,32 @@ class Peer {
   int n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model_.get())); }
   int n_read() const { return n_read_; }
 
-  // Seconds to read `tokens` in chunks, logits for the last of each.
+  // Seconds for every session to read `tokens` in chunks, logits for the last of each. Sessions
+  // are in one batch where their tokens fit into a chunk together, as those of a step do.
   double Read(std::span<llama_token> tokens) {
     const auto start = Clock::now();
     for (size_t i = 0; i < tokens.size(); i += chunk_) {
-      Decode(tokens.subspan(i, std::min<size_t>(chunk_, tokens.size() - i)));
+      ReadChunk(tokens.subspan(i, std::min<size_t>(chunk_, tokens.size() - i)));
     }
     return SecondsSince(start);
   }
 
   // Logits after each of `tokens`, at most one chunk of them [n, n_vocab].
   std::span<const float> ReadWithLogits(std::span<const llama_token> tokens) {
-    const auto n = static_cast<int32_t>(tokens.size());
-    llama_batch batch = llama_batch_init(n, 0, 1);
-    batch.n_tokens = n;
-    for (int32_t i = 0; i < n; ++i) {
-      batch.token[i] = tokens[i];
-      batch.pos[i] = n_read_ + i;
-      batch.n_seq_id[i] = 1;
-      batch.seq_id[i][0] = 0;
-      batch.logits[i] = 1;
+    Batch batch(tokens.size());
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      batch.Add(tokens[i], n_read_ + static_cast<int>(i), 0, /*logits=*/true);
     }
-    const int32_t status = llama_decode(context_.get(), batch);
-    llama_batch_free(batch);
-    if (status != 0) throw std::runtime_error("llama_decode gave " + std::to_string(status));
-    n_read_ += n;
-    return {llama_get_logits(context_.get()), static_cast<size_t>(n) * n_vocab()};
+    Decode(batch);
+    n_read_ += static_cast<int>(tokens.size());
+    return {llama_get_logits(context_.get()), tokens.size() * n_vocab()};
   }
 
   // Back to the state after `n` tokens.
   void Forget(int n) {
-    llama_memory_seq_rm(llama_get_memory(context_.get()), 0, n, -1);
+    for (int session = 0; session < n_sessions_; ++session) {
+      llama_memory_seq_rm(llama_get_memory(context_.get()), session, n, -1);
+    }
     n_read_ = n;
   }
 
@@ -231,12 +252,25 @@ class Peer {
     throw std::runtime_error("no positions in the state that llama.cpp gives");
   }
 
-  void Decode(std::span<llama_token> tokens) {
-    const int32_t status = llama_decode(
-        context_.get(), llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
+  void ReadChunk(std::span<const llama_token> tokens) {
+    const int together = std::max(1, chunk_ / static_cast<int>(tokens.size()));
+    for (int first = 0; first < n_sessions_; first += together) {
+      const int end = std::min(n_sessions_, first + together);
+      Batch batch((end - first) * tokens.size());
+      for (int session = first; session < end; ++session) {
+        for (size_t i = 0; i < tokens.size(); ++i) {
+          batch.Add(tokens[i], n_read_ + static_cast<int>(i), session, i + 1 == tokens.size());
+        }
+      }
+      Decode(batch);
+    }
+    n_read_ += static_cast<int>(tokens.size());
+  }
+
+  void Decode(const Batch& batch) {
+    const int32_t status = llama_decode(context_.get(), batch.get());
     if (status != 0) throw std::runtime_error("llama_decode gave " + std::to_string(status));
     llama_synchronize(context_.get());
-    n_read_ += static_cast<int>(tokens.size());
   }
 
   int HeadDim(const std::string& key) const {
@@ -256,7 +290,8 @@ class Peer {
     void operator()(llama_context* context) const { llama_free(context); }
   };
   int chunk_;
-  int n_read_ = 0;
+  int n_sessions_;
+  int n_read_ = 0;              // by each session
   std::vector<uint8_t> state_;  // of n_state_ tokens, as llama.cpp writes it
   int n_state_ = 0;
   size_t positions_begin_ = 0;  // bytes into state_
@@ -314,11 +349,13 @@ json Measure(const Arguments& arguments) {
                        {"keep", "100%"},
                        {"synthetic", n_synthetic},
                        {"segment", {start, end}},
-                       {"prefill_tps", (end - start) / seconds},
+                       {"sessions", arguments.sessions},
+                       {"prefill_tps", arguments.sessions * (end - start) / seconds},
+                       {"decode_tps", arguments.sessions / Median(steps)},
                        {"decode_ms", 1e3 * Median(steps)},
                        {"decode_ms_min", 1e3 * *std::min_element(steps.begin(), steps.end())},
                        {"kv_bytes", peer.AllocatedKvBytes()},
-                       {"kv_bytes_full", peer.F16KvBytes(depth)},
+                       {"kv_bytes_full", peer.F16KvBytes(depth * arguments.sessions)},
                        {"peak_resident_bytes", PeakResidentBytes()},
                        {"threads", arguments.threads},
                        {"simd", SimdLevel()},
@@ -366,10 +403,14 @@ int Run(int argc, char** argv) {
   app.add_option("--kv", arguments.kv, "type of K and V: f16, q8_0, q4_0");
   app.add_option("--chunk", arguments.chunk, "tokens read at once");
   app.add_option("--decode", arguments.decode, "steps, of which the median counts");
+  auto* sessions =
+      app.add_option("--sessions", arguments.sessions,
+                     "sequences, each with a cache of its own, that decode in one batch");
   auto* synthetic =
       app.add_flag("--synthetic", arguments.synthetic,
                    "fill the cache with copies of a few tokens' entries and read only "
                    "the last --segment tokens before each depth");
+  sessions->excludes(synthetic);
   app.add_option("--segment", arguments.segment, "tokens (default: one chunk)")->needs(synthetic);
   app.add_flag("--no-repack", arguments.no_repack, "use the weights as they lie in the file");
   app.add_flag("--json", arguments.as_json, "records instead of a table");
@@ -384,7 +425,7 @@ int Run(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (arguments.chunk < 1 || arguments.decode < 1 || arguments.threads < 1 ||
-      arguments.segment < 0) {
+      arguments.sessions < 1 || arguments.segment < 0) {
     std::fprintf(stderr, "peer_llama: counts must be at least 1\n");
     return 2;
   }

@@ -28,8 +28,8 @@ FIXED = ("--scorer", "kvzap")
 
 
 def sessions(rounds):
-    return tuple(Contender(f"{n} session{'s' * (n > 1)}", "pith", ("--sessions", n), rounds)
-                 for n in (1, 8))
+    return tuple(Contender(f"{name}, {n} session{'s' * (n > 1)}", program, ("--sessions", n), rounds)
+                 for program, name in (("pith", "pith"), ("llama", "llama.cpp f16")) for n in (1, 8))
 
 
 def quantised(*types, segment=256):
@@ -142,8 +142,8 @@ def claims(records, case_names):
          lambda records: records.ratio(("8b-flat", "pith 512", 32768, "decode_ms"),
                                        ("8b-flat", "pith 512", 512, "decode_ms"))),
         ("smollm2-sessions", "8 sessions together, SmolLM2: tokens a second against one session", 3,
-         lambda records: records.ratio(("smollm2-sessions", "8 sessions", 512, "decode_tps"),
-                                       ("smollm2-sessions", "1 session", 512, "decode_tps"))),
+         lambda records: records.ratio(("smollm2-sessions", "pith, 8 sessions", 512, "decode_tps"),
+                                       ("smollm2-sessions", "pith, 1 session", 512, "decode_tps"))),
         *(("attention", f"{heads}: attention's share of the read bandwidth, {level}", share,
            kernel(heads, "bandwidth_share")) for heads in ("9/3 heads of 64", "32/8 heads of 128")),
         *(("attention", f"{heads}, ragged: time against even", -1.1,
