@@ -66,6 +66,11 @@ Model Model::Load(const std::filesystem::path& gguf_file, const ModelOptions& op
   info.rope_interleaved = h.rope_interleaved;
   impl->weights = std::make_unique<Weights>(std::move(file), h, options.repack);
   impl->output_norms = std::make_unique<OutputNorms>(impl->weights->file(), h);
+  std::span<const float> rope_factors;
+  if (const ggml_tensor* factors = impl->weights->rope_factors) {
+    rope_factors = {static_cast<const float*>(factors->data), static_cast<size_t>(h.n_rot / 2)};
+  }
+  impl->rope = std::make_unique<Rope>(h, rope_factors);
   info.weight_type = impl->weights->main_type();
   info.weight_bytes = impl->weights->bytes();
   return Model(std::move(impl));
