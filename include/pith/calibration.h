@@ -59,13 +59,25 @@ struct KvzapPlusSurrogate {
   std::vector<float> quantiles;        // of worths, as of KvzapSurrogate
 };
 
-// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; surrogates; or all of them.
+// Mean and covariance of what each query head asks over texts, before RoPE (Expected Attention,
+// arXiv 2510.00636).
+struct QueryStatistics {
+  int n_layers = 0;
+  int n_heads = 0;  // query heads
+  int head_dim = 0;
+  std::vector<float> mean;        // [n_layers, n_heads, head_dim] f32, half-split RoPE layout
+  std::vector<float> covariance;  // [n_layers, n_heads, head_dim, head_dim]
+};
+
+// Q-Filters (arXiv 2503.02812): one direction per layer and KV head; surrogates; what queries are
+// like; or all of them.
 class Calibration {
  public:
   // Reads a .pithcal, a published Q-Filters file (safetensors with one tensor `q_filters`
   // [n_layers, n_kv_heads, head_dim], stored negated, Hugging Face half-split RoPE layout), or a
   // published KVzap file (safetensors with `layers.{i}.weight` and `.bias`, or `layers.{i}.0.` and
-  // `layers.{i}.2.`). Throws Error(kNotFound, kIo, kFormat).
+  // `layers.{i}.2.`), or published query statistics (`query_mean` and `query_cov`). Throws
+  // Error(kNotFound, kIo, kFormat).
   static Calibration Load(const std::filesystem::path& file);
   // Writes to a temporary name and renames, so that `file` is old or new but never half. Surrogate
   // weights are stored as f16 where that loses nothing.
@@ -79,13 +91,18 @@ class Calibration {
   std::vector<float> FiltersFor(const ModelInfo& model) const;
   // kvzap_plus, which must be there, with key weights in the RoPE layout of `model`.
   KvzapPlusSurrogate KvzapPlusFor(const ModelInfo& model) const;
+  // The same of queries.
+  QueryStatistics QueriesFor(const ModelInfo& model) const;
+
+  bool has_filters() const { return !q_filters.empty() || !(kvzap || queries); }
 
   int n_layers = 0;
-  int n_kv_heads = 0;
-  int head_dim = 0;              // 0 without Q-Filters
+  int n_kv_heads = 0;            // 0 in published query statistics
+  int head_dim = 0;              // 0 without Q-Filters and query statistics
   std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
   std::optional<KvzapSurrogate> kvzap;
   std::optional<KvzapPlusSurrogate> kvzap_plus;
+  std::optional<QueryStatistics> queries;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
 
@@ -93,6 +110,7 @@ struct CalibrateOptions {
   int n_sequences = 20;
   int sequence_tokens = 2048;
   int rows_per_head = 3000;  // queries sampled for the SVD of each query head
+  bool queries = false;      // also Calibration::queries, of the same sample
   uint64_t seed = 42;
   int n_threads = 0;  // 0: one per core
 };

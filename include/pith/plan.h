@@ -50,12 +50,13 @@ struct Plan {
   bool chunkwise = false;
   std::string key_codec = "f16";
   std::string value_codec = "f16";
-  int window = 128;                                // the most recent entries, never evicted
-  int sinks = 4;                                   // the first entries, never evicted
-  int skip_layers = 0;                             // the first layers, left whole
-  uint64_t seed = 0;                               // of the scorer "random"
-  uint64_t kv_limit = 0;                           // bytes the cache may allocate, 0: no limit
-  std::shared_ptr<const Calibration> calibration;  // for "qfilter", "kvzap", "kvzap+"
+  int window = 128;       // the most recent entries, never evicted
+  int sinks = 4;          // the first entries, never evicted
+  int skip_layers = 0;    // the first layers, left whole
+  uint64_t seed = 0;      // of the scorer "random"
+  uint64_t kv_limit = 0;  // bytes the cache may allocate, 0: no limit
+  // For "qfilter", "kvzap", "kvzap+" and "expected_calibrated".
+  std::shared_ptr<const Calibration> calibration;
 };
 
 // What is known of the worths that the plan's scorer gives: evenly spaced quantiles over other

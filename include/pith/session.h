@@ -60,7 +60,7 @@ struct TimeStats {
   double next_s = 0;  // Next()
   int64_t next_tokens = 0;
   double attention_s = 0;  // of both, in the attention kernels
-  double judge_s = 0;      // of both, scoring entries as they are appended
+  double judge_s = 0;      // of both, scoring entries as they are appended, or whole layers later
   double score_s = 0;      // of Read(), repeating what was read in order to judge it
   double settle_s = 0;     // of both, choosing and evicting
 };
@@ -101,8 +101,9 @@ class Session {
 
   // Maps a saved session; its pages are read where they lie in the file and shared by all who map
   // it. Every byte is verified first. The plan is the saved one; `calibration` is needed where its
-  // scorer needs one. Throws Error(kNotFound, kIo), kFormat naming what is damaged, kMismatch for
-  // another model, calibration or version.
+  // scorer needs one. Queries are not saved: what a scorer found by them (snapkv, tova, expected)
+  // stands until as many were asked again. Throws Error(kNotFound, kIo), kFormat naming what is
+  // damaged, kMismatch for another model, calibration or version.
   static Session Load(const Model& model, const std::filesystem::path& file,
                       const SessionOptions& options = {},
                       std::shared_ptr<const Calibration> calibration = nullptr);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "base/fail.h"
 #include "base/printable.h"
@@ -11,6 +12,7 @@
 #include "calibrate/kvzap_file.h"
 #include "calibrate/kvzap_plus_file.h"
 #include "calibrate/metadata_keys.h"
+#include "calibrate/query_statistics.h"
 #include "calibrate/rope_layout.h"
 
 namespace pith {
@@ -40,7 +42,7 @@ void ReadFilters(const SafeTensors& tensors, Calibration& calibration) {
 }
 
 // Rows of head_dim numbers, half-split, in the RoPE layout of `model`.
-std::vector<float> InLayoutOf(const ModelInfo& model, const std::vector<float>& rows) {
+std::vector<float> InLayoutOf(const ModelInfo& model, std::vector<float> rows) {
   if (!model.rope_interleaved) return rows;
   const int head_dim = model.head_dim;
   if (head_dim % 2 != 0) {
@@ -74,30 +76,45 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
     calibration.n_layers = static_cast<int>(calibration.kvzap->layers.size());
     calibration.n_kv_heads = calibration.kvzap->n_kv_heads;
   }
-  if (!calibration.kvzap || tensors.Find(kTensor)) ReadFilters(tensors, calibration);
+  calibration.queries = ReadQueryStatistics(tensors);
+  if (calibration.queries) {
+    calibration.n_layers = calibration.queries->n_layers;
+    calibration.head_dim = calibration.queries->head_dim;
+  }
+  if (tensors.Find(kTensor) || !(calibration.kvzap || calibration.queries)) {
+    ReadFilters(tensors, calibration);
+  }
   if (calibration.kvzap) {
     CheckKvzapShape(*calibration.kvzap, calibration.n_layers, calibration.n_kv_heads,
                     tensors.name());
+  }
+  const auto& queries = calibration.queries;
+  if (queries &&
+      (queries->n_layers != calibration.n_layers || queries->head_dim != calibration.head_dim)) {
+    Fail(ErrorCode::kFormat,
+         "{}: the queries are of {} layers and {} dimensions, all else of {} and {}",
+         tensors.name(), queries->n_layers, queries->head_dim, calibration.n_layers,
+         calibration.head_dim);
   }
   return calibration;
 }
 
 void Calibration::Save(const std::filesystem::path& file) const {
   std::map<std::string, SafeTensor, std::less<>> tensors;
-  if (!kvzap || !q_filters.empty()) {
+  if (has_filters()) {
     tensors[kTensor] = {
         "F32", {n_layers, n_kv_heads, head_dim}, std::as_bytes(std::span(q_filters))};
   }
   KvzapTensors surrogate;
   if (kvzap) surrogate.Add(*kvzap, tensors);
   if (kvzap_plus) AddKvzapPlus(*kvzap_plus, surrogate, tensors);
+  if (queries) AddQueryStatistics(*queries, tensors);
   std::map<std::string, std::string> all = metadata;
   all[kFormatKey] = kFormat;
   WriteSafeTensors(file, tensors, all);
 }
 
 void Calibration::CheckFits(const ModelInfo& model) const {
-  const bool has_filters = !kvzap || !q_filters.empty();
   if (kvzap && (static_cast<int>(kvzap->layers.size()) != model.n_layers ||
                 kvzap->n_kv_heads != model.n_kv_heads || kvzap->n_embd != model.n_embd)) {
     Fail(ErrorCode::kMismatch,
@@ -117,8 +134,16 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          kvzap_plus->n_embd, model.name, model.n_layers, model.n_kv_heads, model.head_dim,
          model.n_embd);
   }
-  if (has_filters && (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads ||
-                      head_dim != model.head_dim)) {
+  if (queries && (queries->n_layers != model.n_layers || queries->n_heads != model.n_heads ||
+                  queries->head_dim != model.head_dim)) {
+    Fail(ErrorCode::kMismatch,
+         "the queries are of {} layers, {} heads and {} dimensions, but the model {} has {}, {} "
+         "and {}",
+         queries->n_layers, queries->n_heads, queries->head_dim, model.name, model.n_layers,
+         model.n_heads, model.head_dim);
+  }
+  if (has_filters() && (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads ||
+                        head_dim != model.head_dim)) {
     Fail(
         ErrorCode::kMismatch,
         "the calibration is for {} layers, {} KV heads and {} dimensions, but the model {} has {}, "
@@ -135,7 +160,7 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          model.name, model.fingerprint);
   }
   const size_t expected = static_cast<size_t>(n_layers) * n_kv_heads * head_dim;
-  if (has_filters && q_filters.size() != expected) {
+  if (has_filters() && q_filters.size() != expected) {
     Fail(ErrorCode::kInvalidArgument, "the calibration has {} filter values, expected {}",
          q_filters.size(), expected);
   }
@@ -144,6 +169,29 @@ void Calibration::CheckFits(const ModelInfo& model) const {
 std::vector<float> Calibration::FiltersFor(const ModelInfo& model) const {
   CheckFits(model);
   return InLayoutOf(model, q_filters);
+}
+
+QueryStatistics Calibration::QueriesFor(const ModelInfo& model) const {
+  CheckFits(model);
+  QueryStatistics of_model = queries.value();
+  const auto dim = static_cast<size_t>(model.head_dim);
+  const size_t n = size_t{1} * model.n_layers * model.n_heads;
+  if (of_model.mean.size() != n * dim || of_model.covariance.size() != n * dim * dim) {
+    Fail(ErrorCode::kInvalidArgument,
+         "the queries have {} means and {} covariances, expected {} and {}", of_model.mean.size(),
+         of_model.covariance.size(), n * dim, n * dim * dim);
+  }
+  of_model.mean = InLayoutOf(model, std::move(of_model.mean));
+  for (int side = 0; side < 2; ++side) {
+    of_model.covariance = InLayoutOf(model, std::move(of_model.covariance));
+    for (size_t head = 0; head < n; ++head) {
+      float* square = of_model.covariance.data() + head * dim * dim;
+      for (size_t i = 0; i < dim; ++i) {
+        for (size_t j = 0; j < i; ++j) std::swap(square[i * dim + j], square[j * dim + i]);
+      }
+    }
+  }
+  return of_model;
 }
 
 KvzapPlusSurrogate Calibration::KvzapPlusFor(const ModelInfo& model) const {

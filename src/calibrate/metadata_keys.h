@@ -12,6 +12,11 @@ inline constexpr const char* kSequencesKey = "n_sequences";
 inline constexpr const char* kSequenceTokensKey = "sequence_tokens";
 inline constexpr const char* kRowsKey = "rows_per_head";
 
+// Of the mean and covariance of queries.
+inline constexpr const char* kQueriesCorpusKey = "queries_corpus";  // what the texts were
+inline constexpr const char* kQueriesSeedKey = "queries_seed";
+inline constexpr const char* kQueriesRowsKey = "queries_rows";  // sampled of each query head
+
 // Of the surrogate.
 inline constexpr const char* kKvzapFormKey = "kvzap_form";      // "linear" or "mlp"
 inline constexpr const char* kKvzapCorpusKey = "kvzap_corpus";  // what the texts were

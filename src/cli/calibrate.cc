@@ -78,7 +78,7 @@ Calibration KeptCalibration(const std::string& given, const std::string& target,
   return found && HoldsFor(*found, scorer) ? *found : Calibration();
 }
 
-// Q-Filters, beside the surrogate of `kept`.
+// Q-Filters, and mean and covariance of queries if asked for, beside what else `kept` holds.
 Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
                         const CalibrateOptions& options, Calibration kept) {
   ProgressBar bar("calibrating", "tokens");
@@ -87,10 +87,13 @@ Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
     return true;
   });
   calibration.kvzap_plus = std::move(kept.kvzap_plus);
-  if (!kept.kvzap) return calibration;
   calibration.kvzap = std::move(kept.kvzap);
+  const bool keeps_queries = !options.queries && kept.queries;
+  if (keeps_queries) calibration.queries = std::move(kept.queries);
   for (const auto& [key, value] : kept.metadata) {
-    if (key.starts_with("kvzap_")) calibration.metadata[key] = value;
+    if (key.starts_with("kvzap_") || (keeps_queries && key.starts_with("queries_"))) {
+      calibration.metadata[key] = value;
+    }
   }
   return calibration;
 }
@@ -139,6 +142,8 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");
   line.Option("--sequence-tokens", options.sequence_tokens, "N", "tokens of a sequence");
   line.Option("--rows", options.rows_per_head, "N", "queries sampled for each query head");
+  line.Flag("--queries", options.queries,
+            "also keep mean and covariance of the queries, for the scorer expected_calibrated");
   KvzapFlags kvzap;
   line.Group("KVzap");
   line.Option("--kvzap", kvzap.form, "FORM",
@@ -162,6 +167,9 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   if (!kvzap.form.empty() && kvzap.form != "linear" && kvzap.form != "mlp" &&
       kvzap.form != "plus") {
     throw UsageError(fmt::format("--kvzap is '{}', expected linear, mlp or plus", kvzap.form));
+  }
+  if (!kvzap.form.empty() && options.queries) {
+    throw UsageError("--queries goes with the Q-Filters, not with --kvzap; make one after another");
   }
   if (options.n_threads == 0) options.n_threads = DefaultThreads();
   CheckWritable(target);
@@ -188,6 +196,7 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   calibration.metadata[kvzap.form.empty()   ? kCorpusKey
                        : kvzap.options.plus ? kKvzapPlusCorpusKey
                                             : kKvzapCorpusKey] = Names(corpus);
+  if (options.queries) calibration.metadata[kQueriesCorpusKey] = Names(corpus);
   {
     const UninterruptedScope writing;
     calibration.Save(target);

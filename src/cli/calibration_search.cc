@@ -41,6 +41,7 @@ std::vector<fs::path> CalibrationsIn(const fs::path& folder) {
 
 bool HoldsFor(const Calibration& calibration, const std::string& scorer) {
   if (scorer == "kvzap+") return calibration.kvzap_plus.has_value();
+  if (scorer == "expected_calibrated") return calibration.queries.has_value();
   return scorer == "qfilter" ? !calibration.q_filters.empty() : calibration.kvzap.has_value();
 }
 

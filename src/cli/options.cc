@@ -190,10 +190,10 @@ void PlanFlags::AddRestTo(CommandLine& line) {
   line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
   line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
   line.Option("--value-codec", plan_.value_codec, "NAME", "how values are stored: f16");
-  line.Option("--calibration", calibration_, "FILE",
-              "calibration for the scorers qfilter and kvzap (default: the one that fits the "
-              "model, beside it "
-              "or installed with pith)");
+  line.Option(
+      "--calibration", calibration_, "FILE",
+      "calibration for the scorers qfilter, kvzap, kvzap+ and expected_calibrated (default: "
+      "the one that fits the model, beside it or installed with pith)");
   line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
 }
 

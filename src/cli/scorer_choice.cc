@@ -53,7 +53,9 @@ std::string CalibrateCommand(const std::string& scorer, const std::filesystem::p
   const std::string target =
       std::filesystem::path(model_file).replace_extension(".pithcal").string();
   std::string form;
-  if (scorer != kFilterScorer) form = scorer == "kvzap+" ? " --kvzap plus" : " --kvzap linear";
+  if (scorer == kBestScorer) form = " --kvzap linear";
+  if (scorer == "kvzap+") form = " --kvzap plus";
+  if (scorer == "expected_calibrated") form = " --queries";
   return fmt::format("'pith calibrate{} -m {} --corpus FILES -o {}'", form, model_file.string(),
                      target);
 }

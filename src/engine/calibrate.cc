@@ -4,8 +4,10 @@
 
 #include "base/fail.h"
 #include "calibrate/metadata_keys.h"
+#include "calibrate/query_statistics.h"
 #include "calibrate/query_svd.h"
 #include "engine/session_impl.h"
+#include "model/model_impl.h"
 
 namespace pith {
 namespace {
@@ -87,6 +89,12 @@ Calibration Calibrate(const Model& model, std::span<const std::string> texts,
       {kRowsKey, fmt::format("{}", sampler.n_rows())},
       {kSeedKey, fmt::format("{}", options.seed)},
   };
+  if (options.queries) {
+    calibration.queries = MeasureQueries(sampler, *model.impl().rope, options.sequence_tokens,
+                                         Plan().sinks, info.rope_interleaved);
+    calibration.metadata[kQueriesSeedKey] = fmt::format("{}", options.seed);
+    calibration.metadata[kQueriesRowsKey] = fmt::format("{}", sampler.n_rows());
+  }
   return calibration;
 }
 

@@ -69,6 +69,7 @@ std::unique_ptr<Session::Impl> ForkImpl(Session::Impl& from, const Plan& plan) {
   fork->n_judged = from.n_judged;
   fork->text_begin = from.text_begin;
   fork->n_settled = from.n_settled;
+  if (from.n_read > 0 && fork->queries && from.queries) fork->queries->Take(*from.queries);
   if (fork->steering && from.steering && plan.scorer == from.plan.scorer) {
     fork->steering->SetKnowledge(from.steering->knowledge());
   }
@@ -96,6 +97,7 @@ std::span<const float> Session::Next(Token token) {
 Session Session::Fork() {
   auto fork = ForkImpl(*impl_, impl_->plan);
   fork->side_judges = impl_->side_judges;
+  fork->queries = impl_->queries;
   return Session(std::move(fork));
 }
 
@@ -128,6 +130,7 @@ void Session::DropTail(int64_t n_tokens) {
   impl.text_begin = std::min(impl.text_begin, n_tokens);
   impl.n_settled = std::min(impl.n_settled, n_tokens);
   for (SideJudge& side : impl.side_judges) side.Resize(n_tokens);
+  if (impl.queries) impl.queries->DropFrom(n_tokens);
   impl.logits.clear();
 }
 

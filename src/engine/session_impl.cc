@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "engine/clock.h"
+#include "engine/layer_judge.h"
 
 namespace pith {
 namespace {
@@ -60,8 +61,15 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
          "other scorers can only judge along where nothing is evicted, but the plan keeps {}",
          plan.keep.ToString());
   }
+  Needs needs = scorer_ ? scorer_->needs() : Needs();
   for (const Plan& other : options.also_judge) {
     side_judges.emplace_back(other, model.info());
+    const Needs also = side_judges.back().scorer().needs();
+    needs.recent_queries = std::max(needs.recent_queries, also.recent_queries);
+    needs.query_moments = needs.query_moments || also.query_moments;
+  }
+  if (QueryMemory::IsAskedFor(needs)) {
+    queries.emplace(model, plan.skip_layers, plan.sinks, needs);
   }
 }
 
@@ -146,6 +154,7 @@ void Session::Impl::Observe(int layer, const float* q, const float* hidden, int 
   if (thread == 0 && query_tap_) {
     query_tap_(layer, static_cast<int32_t>(n_read), n_tokens, q);
   }
+  if (queries && !repeat_pass_) queries->Observe(layer, q, thread, n_threads_now);
   if (repeat_pass_) repeat_pass_->Observe(layer, q, hidden, thread, n_threads_now);
 }
 
@@ -173,11 +182,13 @@ const Graph& Session::Impl::RunAlone(std::span<const Token> chunk, int64_t first
 void Session::Impl::MakeRoom(size_t n_tokens) {
   tokens.reserve(tokens.size() + n_tokens);
   for (SideJudge& side : side_judges) side.Resize(n_read + static_cast<int64_t>(n_tokens));
+  if (queries) queries->Begin(n_read, static_cast<int>(n_tokens));
 }
 
 void Session::Impl::CountAsRead(std::span<const Token> chunk) {
   n_read += static_cast<int64_t>(chunk.size());
   tokens.insert(tokens.end(), chunk.begin(), chunk.end());
+  if (queries) queries->Commit();
 }
 
 int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
@@ -187,9 +198,19 @@ int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
                         budget_->ragged());
 }
 
+void Session::Impl::JudgeWholeLayers() {
+  if (!scorer_ || !scorer_->needs().whole_layers) return;
+  if (n_read == 0 || n_whole_judged_ == n_read) return;
+  if (queries && !queries->Suffices(scorer_->needs(), n_read)) return;
+  const double begin = Now();
+  JudgeLayers(*scorer_, model, plan, queries ? &*queries : nullptr, n_read, n_threads, cache);
+  n_whole_judged_ = n_read;
+  times.judge_s += Now() - begin;
+}
+
 void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   if (!scorer_) return;
-  const double begin = Now();
+  double begin = Now();
   const ModelInfo& info = model.info();
   const int64_t compressed_heads = int64_t{info.n_layers - plan.skip_layers} * info.n_kv_heads;
   if (compressed_heads == 0) return;
@@ -208,6 +229,9 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   const bool is_due = by_worth || steering ? n_read < n_settled || n_read - n_settled >= slack
                                            : n_entries > (per_head + slack) * compressed_heads;
   if (is_due) {
+    const double judge_before = times.judge_s;
+    JudgeWholeLayers();
+    begin += times.judge_s - judge_before;
     BudgetLimits limits;
     limits.sinks = plan.sinks;
     limits.window_begin = static_cast<int32_t>(n_read - plan.window);
@@ -233,6 +257,7 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
 }
 
 void Session::Impl::SettleNow() {
+  JudgeWholeLayers();
   Settle(n_read, 0);
   cache.Trim();
 }
@@ -364,10 +389,10 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
     const bool is_last = chunk_position + static_cast<int64_t>(chunk.size()) == n_total;
     MakeRoom(chunk.size());
     const Graph& graph = RunAlone(chunk, n_read,
-                                  options.on_logits ? Output::kHidden
-                                  : is_last         ? Output::kLastLogits
-                                  : query_tap_      ? Output::kQueries
-                                                    : Output::kNone);
+                                  options.on_logits       ? Output::kHidden
+                                  : is_last               ? Output::kLastLogits
+                                  : query_tap_ || queries ? Output::kQueries
+                                                          : Output::kNone);
     CountAsRead(chunk);
     TakeLogits(graph, chunk_position, n_total, options);
     report(static_cast<int64_t>(chunk.size()));
@@ -380,7 +405,11 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
       cache.Trim();
     }
   }
-  if (options.pin) n_judged = text_begin = n_read;
+  if (options.pin) {
+    n_judged = text_begin = n_read;
+  } else {
+    JudgeWholeLayers();  // so that a snapshot has worths
+  }
   cache.Trim();
   times.read_s += Now() - begin;
   times.read_tokens += n_total - n_before;

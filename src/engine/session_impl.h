@@ -11,6 +11,7 @@
 #include "budgets/budget.h"
 #include "budgets/steer.h"
 #include "cache/cache.h"
+#include "engine/query_memory.h"
 #include "engine/repeat_pass.h"
 #include "engine/runner.h"
 #include "engine/side_judge.h"
@@ -56,7 +57,8 @@ class Session::Impl {
       std::function<void(int layer, int32_t first_position, int n_tokens, const float* hidden)>;
   void SetHiddenTap(HiddenTap tap) { hidden_tap_ = std::move(tap); }
 
-  // Evicts down to what the plan allows for what was read so far.
+  // Judges what is judged by whole layers, and evicts down to what the plan allows for what was
+  // read so far.
   void SettleNow();
 
   Model model;
@@ -73,6 +75,7 @@ class Session::Impl {
   std::optional<Steering> steering;  // where a fraction is kept by a threshold
   std::vector<float> logits;
   std::vector<SideJudge> side_judges;  // SessionOptions::also_judge
+  std::optional<QueryMemory> queries;  // where a scorer asks for any
   TimeStats times;
   std::atomic<bool> cancelled = false;
 
@@ -106,6 +109,9 @@ class Session::Impl {
     RepeatPass::Sink sink;
   };
   std::vector<RepeatJudge> RepeatJudges();
+  // Has a scorer of whole layers judge all entries, unless it has since the last token was read or
+  // does not know enough queries: those of a loaded session are known of what is read since.
+  void JudgeWholeLayers();
   // Whether `n_new` more tokens, read and judged as a whole, need more memory than the plan allows.
   bool ExceedsLimit(int64_t n_new) const;
   // Entries that a compressed head may keep once `n_total` tokens are read.
@@ -125,6 +131,7 @@ class Session::Impl {
   HiddenTap hidden_tap_;
   std::unique_ptr<RepeatPass> repeat_pass_;  // while one runs
   bool pinning_ = false;                     // what is appended stays
+  int64_t n_whole_judged_ = -1;              // n_read when whole layers were last judged
 };
 
 }  // namespace pith

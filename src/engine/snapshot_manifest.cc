@@ -275,7 +275,8 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
 
 bool NeedsCalibration(const Plan& plan) {
   return plan.keep.kind != Keep::Kind::kAll &&
-         (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+");
+         (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+" ||
+          plan.scorer == "expected_calibrated");
 }
 
 uint64_t CalibrationDigest(const Plan& plan) {
@@ -292,6 +293,12 @@ uint64_t CalibrationDigest(const Plan& plan) {
       for (const auto* part : {&layer.weight_in, &layer.bias_in, &layer.weight, &layer.bias}) {
         surrogate.insert(surrogate.end(), part->begin(), part->end());
       }
+    }
+  }
+  if (plan.scorer == "expected_calibrated" && plan.calibration->queries) {
+    for (const auto* part :
+         {&plan.calibration->queries->mean, &plan.calibration->queries->covariance}) {
+      surrogate.insert(surrogate.end(), part->begin(), part->end());
     }
   }
   const std::span<const float> quantiles = WorthQuantiles(plan);

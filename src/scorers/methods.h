@@ -45,4 +45,31 @@ std::unique_ptr<Scorer> MakeKvzap(const Plan& plan, const ModelInfo& model);
 // Throws as MakeKvzap does.
 std::unique_ptr<Scorer> MakeKvzapPlus(const Plan& plan, const ModelInfo& model);
 
+// The following judge all entries of a layer anew whenever it is decided what stays. The first two
+// are normalised over the entries that are left.
+
+// SnapKV (arXiv 2404.14469): worth = the attention that the 64 latest queries pay an
+// entry before them on average, also over the group, and over five neighbours.
+std::unique_ptr<Scorer> MakeSnapKv(const Plan& plan, const ModelInfo& model);
+
+// TOVA (arXiv 2401.06104): worth = the attention that the last query pays the entry's
+// position, averaged over all heads of the layer.
+std::unique_ptr<Scorer> MakeTova(const Plan& plan, const ModelInfo& model);
+
+// KeyDiff (arXiv 2504.15364): keys like all others go first, worth = -cos(key, anchor)
+// with the mean of all keys, made unit length, as anchor.
+std::unique_ptr<Scorer> MakeKeyDiff(const Plan& plan, const ModelInfo& model);
+
+// Expected Attention (arXiv 2510.00636): what queries to come, taken as normal with the
+// mean m and covariance C of those so far, turned by RoPE as the next 512 positions are on average,
+// will pay:
+//   worth = |value| * mean over the group of softmax over entries of (m.k / sqrt d + k.C k / 2d)
+// Sinks take no part.
+std::unique_ptr<Scorer> MakeExpected(const Plan& plan, const ModelInfo& model);
+
+// The same with the mean and covariance of a corpus's queries, of the calibration: the session's
+// own need not be known. Throws Error(kInvalidArgument) without one that holds them,
+// Error(kMismatch) for a foreign one.
+std::unique_ptr<Scorer> MakeExpectedCalibrated(const Plan& plan, const ModelInfo& model);
+
 }  // namespace pith

@@ -35,9 +35,10 @@ std::unique_ptr<Scorer> MakeQFilter(const Plan& plan, const ModelInfo& model) {
          "the scorer qfilter needs a calibration of the model; \"pith calibrate -m MODEL -o "
          "X.pithcal\" makes one");
   }
-  if (plan.calibration->q_filters.empty() && plan.calibration->kvzap) {
+  if (!plan.calibration->has_filters()) {
     Fail(ErrorCode::kInvalidArgument,
-         "the scorer qfilter needs Q-Filters, but the calibration has only a surrogate for kvzap");
+         "the scorer qfilter needs Q-Filters, but the calibration has only a surrogate for kvzap "
+         "or query statistics");
   }
   plan.calibration->CheckFits(model);
   return std::make_unique<QFilter>(plan.calibration->FiltersFor(model), model);

@@ -26,11 +26,20 @@ constexpr std::array kMethods = {
     Method{"kvzip+", MakeKvzipPlus},
     Method{"kvzap", MakeKvzap},
     Method{"kvzap+", MakeKvzapPlus},
+    Method{"snapkv", MakeSnapKv},
+    Method{"tova", MakeTova},
+    Method{"keydiff", MakeKeyDiff},
+    Method{"expected", MakeExpected},
+    Method{"expected_calibrated", MakeExpectedCalibrated},
 };
 
 }  // namespace
 
-void Scorer::Score(const Entries& /*entries*/, std::span<float> /*worth*/) const {
+void Scorer::Score(const Entries& /*entries*/, std::span<float> worth) const {
+  if (needs().whole_layers) {
+    std::fill(worth.begin(), worth.end(), kUnjudged);
+    return;
+  }
   Fail(ErrorCode::kInvalidArgument, "this scorer judges hidden states, not keys and values");
 }
 
@@ -39,6 +48,11 @@ void Scorer::ScoreHidden(const HiddenStates& /*hidden*/, std::span<float> /*wort
 }
 
 void Scorer::JudgeRepeat(const RepeatEvidence& /*evidence*/, std::span<float> /*worth*/) const {
+  Fail(ErrorCode::kInvalidArgument, "this scorer judges entries when they are appended");
+}
+
+void Scorer::JudgeLayer(const LayerEvidence& /*evidence*/,
+                        std::span<const std::span<float>> /*worth*/) const {
   Fail(ErrorCode::kInvalidArgument, "this scorer judges entries when they are appended");
 }
 

@@ -80,6 +80,27 @@ class CalibrateKvzapTest(PithTest):
         self.done(*self.filters("d.pithcal", "-m", model))
         self.assertEqual(content(self.path("d.pithcal")), content(self.path("a.pithcal")))
 
+    def test_what_queries_are_like_stands_beside_the_rest(self):
+        target = self.path("a.pithcal")
+        self.refused(2, "--queries.*--kvzap", *self.surrogate("a.pithcal", "--queries"))
+        self.done(*self.filters("a.pithcal", "--queries"))
+        made = header_of(target)
+        shape = made["query_mean"]["shape"]
+        self.assertEqual(made["query_cov"]["shape"], [*shape, shape[-1]])
+        self.assertEqual(made["__metadata__"]["queries_corpus"], "corpus.txt")
+        self.done(*self.surrogate("a.pithcal"))
+        self.done(*self.filters("a.pithcal"))
+        kept = header_of(target)
+        self.assertIn("layers.0.weight", kept)
+        self.assertEqual(kept["query_mean"]["shape"], shape)
+        self.assertEqual(kept["__metadata__"]["queries_corpus"], "corpus.txt")
+        run = ["run", "-p", FACT * 4, "-n", "4", "--keep", "64", "--window", "16", "--scorer",
+               "expected_calibrated", *ONE_THREAD]
+        self.done(*run, "--calibration", target)
+        self.done(*self.filters("b.pithcal"))
+        self.refused(1, "this one has none.*calibrate --queries", *run, "--calibration",
+                     self.path("b.pithcal"))
+
     def test_what_is_no_calibration_of_the_model_is_replaced(self):
         model = self.path("small.gguf")
         os.symlink(random_model(), model)

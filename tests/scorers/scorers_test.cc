@@ -298,14 +298,22 @@ TEST(MakeScorer, KeepsAllOrRefuses) {
   plus.head_dim = 64;
   plus.layers.assign(30, {std::vector<float>(6 * 576), std::vector<float>(6 * 64),
                           std::vector<float>(12), std::vector<float>(6)});
+  QueryStatistics& queries = both->queries.emplace();
+  queries.n_layers = 30;
+  queries.n_heads = 9;
+  queries.head_dim = 64;
+  queries.mean.resize(30 * 9 * 64);
+  queries.covariance.resize(30 * 9 * 64 * 64);
   for (const std::string& name : ScorerNames()) {
     Plan plan = PlanFor(name);
     plan.calibration = both;
     EXPECT_NE(MakeScorer(plan, model), nullptr) << name;
   }
-  ExpectError(ErrorCode::kInvalidArgument,
-              "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+, kvzap",
-              [&] { MakeScorer(PlanFor("snapkv"), model); });
+  ExpectError(
+      ErrorCode::kInvalidArgument,
+      "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+, kvzap, kvzap+, "
+      "snapkv, tova, keydiff, expected, expected_calibrated",
+      [&] { MakeScorer(PlanFor("h2o"), model); });
   ExpectError(ErrorCode::kInvalidArgument, "pith calibrate -m MODEL -o X.pithcal",
               [&] { MakeScorer(PlanFor("qfilter"), model); });
   Plan plan = PlanFor("qfilter");

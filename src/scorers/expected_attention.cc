@@ -1,0 +1,143 @@
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/fail.h"
+#include "scorers/dense.h"
+#include "scorers/methods.h"
+
+namespace pith {
+namespace {
+
+// Positions to come over which RoPE is averaged, kvpress's number.
+constexpr int kFuturePositions = 512;
+
+using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+Eigen::Index Index(size_t n) { return static_cast<Eigen::Index>(n); }
+
+// The logit that queries to come give a key on average, were they normal: linear in the key by
+// their mean, quadratic by their covariance (both [head_dim (, head_dim)], before RoPE).
+class ExpectedLogit {
+ public:
+  ExpectedLogit(std::span<const float> mean, std::span<const float> covariance,
+                const Rotation& future)
+      : head_dim_(mean.size()), map_(MakeMap(mean, covariance, future)) {}
+
+  // logits: [keys.rows]
+  void Give(const MatrixView<const float>& keys, std::span<float> logits) const {
+    std::vector<float> mapped(keys.rows * head_dim_);
+    map_.Apply(keys, mapped.data(), head_dim_, 1);
+    for (size_t i = 0; i < keys.rows; ++i) {
+      logits[i] = Eigen::Map<const Eigen::VectorXf>(keys.row(i), Index(head_dim_))
+                      .dot(Eigen::Map<const Eigen::VectorXf>(mapped.data() + i * head_dim_,
+                                                             Index(head_dim_)));
+    }
+  }
+
+ private:
+  // key . (covariance key / 2d + mean / sqrt d), with both turned as they will be on average.
+  static Dense MakeMap(std::span<const float> mean, std::span<const float> covariance,
+                       const Rotation& future) {
+    const auto head_dim = static_cast<float>(mean.size());
+    std::vector<float> bias(mean.begin(), mean.end());
+    future.Turn(bias.data());
+    for (float& element : bias) element /= std::sqrt(head_dim);
+    Rows turned = Eigen::Map<const Rows>(covariance.data(), Index(mean.size()), Index(mean.size()));
+    for (int side = 0; side < 2; ++side) {  // R C R^T, and C is symmetric
+      for (Eigen::Index i = 0; i < turned.rows(); ++i) future.Turn(turned.row(i).data());
+      turned.transposeInPlace();
+    }
+    turned /= 2 * head_dim;
+    return {{turned.data(), static_cast<size_t>(turned.size())}, bias};
+  }
+
+  size_t head_dim_;
+  Dense map_;
+};
+
+class ExpectedAttention : public Scorer {
+ public:
+  explicit ExpectedAttention(std::optional<QueryStatistics> statistics)
+      : statistics_(std::move(statistics)) {}
+
+  Needs needs() const override {
+    return {
+        .whole_layers = true, .query_moments = !statistics_, .future_positions = kFuturePositions};
+  }
+
+  void JudgeLayer(const LayerEvidence& evidence,
+                  std::span<const std::span<float>> worth) const override {
+    std::vector<float> logits;
+    std::vector<double> paid;
+    for (size_t h = 0; h < evidence.heads.size(); ++h) {
+      const Entries& entries = evidence.heads[h];
+      logits.resize(worth[h].size());
+      paid.assign(worth[h].size(), 0.0);
+      for (size_t g = 0; g < static_cast<size_t>(evidence.group); ++g) {
+        Expected(evidence, h * evidence.group + g).Give(entries.keys, logits);
+        AddSoftmax(entries.positions, evidence.n_sinks, logits, paid);
+      }
+      for (size_t i = 0; i < worth[h].size(); ++i) {
+        const Eigen::Map<const Eigen::VectorXf> value(entries.values.row(i),
+                                                      Index(entries.values.cols));
+        worth[h][i] = entries.positions[i] < evidence.n_sinks
+                          ? kUnjudged
+                          : static_cast<float>(paid[i] / evidence.group * value.norm());
+      }
+    }
+  }
+
+ private:
+  ExpectedLogit Expected(const LayerEvidence& evidence, size_t head) const {
+    if (!statistics_) {
+      const QueryMoments& moments = evidence.moments[head];
+      return {moments.mean(), moments.Covariance(), evidence.future};
+    }
+    const auto dim = static_cast<size_t>(statistics_->head_dim);
+    const size_t row = static_cast<size_t>(evidence.layer) * statistics_->n_heads + head;
+    return {std::span(statistics_->mean).subspan(row * dim, dim),
+            std::span(statistics_->covariance).subspan(row * dim * dim, dim * dim),
+            evidence.future};
+  }
+
+  // Sinks take part in no softmax: next to them nothing else would count.
+  static void AddSoftmax(std::span<const int32_t> positions, int n_sinks,
+                         std::span<const float> logits, std::span<double> paid) {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (positions[i] >= n_sinks) largest = std::max(largest, logits[i]);
+    }
+    double sum = 0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (positions[i] >= n_sinks) sum += std::exp(logits[i] - largest);
+    }
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (positions[i] >= n_sinks) paid[i] += std::exp(logits[i] - largest) / sum;
+    }
+  }
+
+  std::optional<QueryStatistics> statistics_;  // of the calibration; none: those of the session
+};
+
+}  // namespace
+
+std::unique_ptr<Scorer> MakeExpected(const Plan& /*plan*/, const ModelInfo& /*model*/) {
+  return std::make_unique<ExpectedAttention>(std::nullopt);
+}
+
+std::unique_ptr<Scorer> MakeExpectedCalibrated(const Plan& plan, const ModelInfo& model) {
+  if (plan.calibration == nullptr || !plan.calibration->queries) {
+    Fail(ErrorCode::kInvalidArgument,
+         "the scorer expected_calibrated needs a calibration with the mean and covariance of the "
+         "model's queries, but {}; \"pith calibrate --queries -m MODEL -o X.pithcal\" makes one",
+         plan.calibration == nullptr ? "there is no calibration" : "this one has none");
+  }
+  return std::make_unique<ExpectedAttention>(plan.calibration->QueriesFor(model));
+}
+
+}  // namespace pith
