@@ -53,9 +53,9 @@ std::string QualityTable(std::span<const float> r2, int n_layers, int n_kv_heads
   return table;
 }
 
-// The calibration of which the part that `scorer` needs is kept, while the other is made: the one
-// given, or else the file that is replaced, or else the one that fits the model. Empty if there is
-// none.
+// The calibration of which everything is kept but what is made: the one given, or else the file
+// that is replaced, if it is this model's, or else the one that fits the model and holds what
+// `scorer` needs. Empty if there is none.
 Calibration KeptCalibration(const std::string& given, const std::string& target,
                             const std::string& scorer, const ModelFlags& model_flags,
                             const Model& model) {
@@ -70,7 +70,7 @@ Calibration KeptCalibration(const std::string& given, const std::string& target,
   try {
     Calibration calibration = Calibration::Load(target);
     calibration.CheckFits(model.info());
-    if (HoldsFor(calibration, scorer)) return calibration;
+    return calibration;
   } catch (const Error&) {  // nothing of this model's: it is replaced
     if (is_own) return {};  // and the search below would find it again
   }
@@ -135,8 +135,8 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("-s,--seed", options.seed, "N", "seed of the sampling");
   line.Option("-t,--threads", options.n_threads, "N", "threads, 0: one per core");
   line.Option("--from", from, "FILE",
-              "calibration whose other half is kept: the surrogate, or with --kvzap the Q-Filters "
-              "(default: the file that is replaced, or the one that fits the model)");
+              "calibration of which everything is kept but what is made (default: the file that is "
+              "replaced, or the one that fits the model)");
   line.Flag("--json", json, "print what was written as JSON");
   line.Group("Q-Filters");
   line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");

@@ -129,6 +129,7 @@ void Session::DropTail(int64_t n_tokens) {
   impl.n_judged = std::min(impl.n_judged, n_tokens);
   impl.text_begin = std::min(impl.text_begin, n_tokens);
   impl.n_settled = std::min(impl.n_settled, n_tokens);
+  impl.n_whole_judged = -1;
   for (SideJudge& side : impl.side_judges) side.Resize(n_tokens);
   if (impl.queries) impl.queries->DropFrom(n_tokens);
   impl.logits.clear();

@@ -200,11 +200,11 @@ int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
 
 void Session::Impl::JudgeWholeLayers() {
   if (!scorer_ || !scorer_->needs().whole_layers) return;
-  if (n_read == 0 || n_whole_judged_ == n_read) return;
+  if (n_read == 0 || n_whole_judged == n_read) return;
   if (queries && !queries->Suffices(scorer_->needs(), n_read)) return;
   const double begin = Now();
   JudgeLayers(*scorer_, model, plan, queries ? &*queries : nullptr, n_read, n_threads, cache);
-  n_whole_judged_ = n_read;
+  n_whole_judged = n_read;
   times.judge_s += Now() - begin;
 }
 

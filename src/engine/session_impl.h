@@ -68,10 +68,11 @@ class Session::Impl {
   int n_threads;
   Cache cache;
   int64_t n_read = 0;
-  std::vector<Token> tokens;         // [n_read]
-  int64_t n_judged = 0;              // tokens that a repeat pass has judged, or that are pinned
-  int64_t text_begin = 0;            // first token of the text that a repeat pass repeats
-  int64_t n_settled = 0;             // n_read when it was last decided what stays
+  std::vector<Token> tokens;    // [n_read]
+  int64_t n_judged = 0;         // tokens that a repeat pass has judged, or that are pinned
+  int64_t text_begin = 0;       // first token of the text that a repeat pass repeats
+  int64_t n_settled = 0;        // n_read when it was last decided what stays
+  int64_t n_whole_judged = -1;  // n_read when whole layers were last judged; -1: anew next time
   std::optional<Steering> steering;  // where a fraction is kept by a threshold
   std::vector<float> logits;
   std::vector<SideJudge> side_judges;  // SessionOptions::also_judge
@@ -131,7 +132,6 @@ class Session::Impl {
   HiddenTap hidden_tap_;
   std::unique_ptr<RepeatPass> repeat_pass_;  // while one runs
   bool pinning_ = false;                     // what is appended stays
-  int64_t n_whole_judged_ = -1;              // n_read when whole layers were last judged
 };
 
 }  // namespace pith

@@ -88,6 +88,8 @@ class CalibrateKvzapTest(PithTest):
         shape = made["query_mean"]["shape"]
         self.assertEqual(made["query_cov"]["shape"], [*shape, shape[-1]])
         self.assertEqual(made["__metadata__"]["queries_corpus"], "corpus.txt")
+        self.done(*self.filters("a.pithcal"))  # without a surrogate beside them
+        self.assertEqual(header_of(target)["__metadata__"]["queries_corpus"], "corpus.txt")
         self.done(*self.surrogate("a.pithcal"))
         self.done(*self.filters("a.pithcal"))
         kept = header_of(target)
@@ -98,7 +100,7 @@ class CalibrateKvzapTest(PithTest):
                "expected_calibrated", *ONE_THREAD]
         self.done(*run, "--calibration", target)
         self.done(*self.filters("b.pithcal"))
-        self.refused(1, "this one has none.*calibrate --queries", *run, "--calibration",
+        self.refused(2, "this one has none.*calibrate --queries", *run, "--calibration",
                      self.path("b.pithcal"))
 
     def test_what_is_no_calibration_of_the_model_is_replaced(self):
