@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what pith needs to be built, tested and tried, and says so before it does.
 #
-#   scripts/setup.sh           compiler, libraries, ggml, the default model, long texts
+#   scripts/setup.sh           compiler, libraries, ggml, the default model, long texts,
+#                              Vega-Lite, Chromium
 #   scripts/setup.sh --check   the same and what `make check` needs (clang and its tools)
 #   scripts/setup.sh --peers   the same and llama.cpp in .venv-peers, to measure against
 #
@@ -138,24 +139,37 @@ resolve_names() {
   done
 }
 
-install_packages() {
-  local missing sudo=()
-  mapfile -t missing < <(missing_packages | sort -u)
-  [ ${#missing[@]} -gt 0 ] || return 0
+# Fails where this is no Debian, or nobody may install.
+apt_install() {
+  local names sudo=()
   if [ "$(id -u)" != 0 ]; then
     if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then sudo=(sudo); fi
   fi
   if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && [ ${#sudo[@]} = 0 ]; }; then
-    die "please install these by hand (Debian's names) and try again: ${missing[*]}"
+    return 1
   fi
-  say "installing Debian packages: ${missing[*]}"
-  run_logged apt-update "${sudo[@]}" apt-get update
-  mapfile -t missing < <(resolve_names "${missing[@]}")
+  say "installing Debian packages: $*"
+  run_logged apt-update "${sudo[@]}" apt-get update || return 1
+  mapfile -t names < <(resolve_names "$@")
   run_logged apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends "${missing[@]}"
+    apt-get install -y --no-install-recommends "${names[@]}" || return 1
   hash -r
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages | sort -u)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  apt_install "${missing[@]}" ||
+    die "please install these by hand (Debian's names) and try again: ${missing[*]}"
   mapfile -t missing < <(missing_packages | sort -u)
   [ ${#missing[@]} = 0 ] || die "still missing after the installation: ${missing[*]}"
+}
+
+# Only one test needs it.
+install_browser() {
+  command -v chromium >/dev/null || apt_install chromium ||
+    say "there is no chromium, so cli_report_page_test will fail"
 }
 
 # ---- Python parts --------------------------------------------------------------------------------
@@ -258,6 +272,28 @@ PYTHON
   set_stamp texts "$version"
 }
 
+# Vega, Vega-Lite and Vega-Embed in one script; the package that holds them is not kept.
+install_vega() {
+  local version
+  version=$(pinned vl-convert-python)
+  if stamp_is vega "$version" && [ -s .deps/vega/vega.js ]; then return; fi
+  say "downloading Vega-Lite (vl-convert-python $version, 33 MB)"
+  rm -rf .deps/vega.new
+  mkdir -p .deps/vega.new
+  run_logged vega pip_in .venv install --no-deps --target .deps/vega.new/package \
+    "vl-convert-python==$version" || die "no Vega-Lite"
+  PYTHONPATH=.deps/vega.new/package run_logged vega-script .venv/bin/python -B -c '
+import pathlib, re, sys, vl_convert
+names = "vegaEmbed", "vegaLite", "vega"
+script = vl_convert.javascript_bundle("".join(f"window.{name}={name};" for name in names))
+assert not re.search("</script|<!--", script, re.I), "the script would end its element"
+pathlib.Path(sys.argv[1]).write_text(script, encoding="utf-8")
+' .deps/vega.new/vega.js || die "no Vega-Lite"
+  rm -rf .deps/vega .deps/vega.new/package
+  mv .deps/vega.new .deps/vega
+  set_stamp vega "$version"
+}
+
 install_peers() {
   local version key options="-DGGML_NATIVE=ON"
   version=$(pinned llama-cpp-python)
@@ -272,8 +308,10 @@ install_peers() {
 }
 
 install_packages
+install_browser
 make_venv .venv
 install_ggml
 install_model
 install_texts
+install_vega
 [ $want_peers = 0 ] || install_peers

@@ -14,11 +14,14 @@ struct EvalTask {
 
 int EvalNeedle(const EvalTask& task, std::span<char* const> arguments);
 int EvalKld(const EvalTask& task, std::span<char* const> arguments);
+int EvalReport(const EvalTask& task, std::span<char* const> arguments);
 
 inline constexpr EvalTask kEvalTasks[] = {
     {"needle", "hide a number in a long text, compress, then ask for it (RULER's niah_single_2)",
      EvalNeedle},
     {"kld", "how far compression moves the predictions of running text (KL divergence)", EvalKld},
+    {"report", "draw what the others printed with --json: a page with plots, or tables",
+     EvalReport},
 };
 
 }  // namespace pith::cli
