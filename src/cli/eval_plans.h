@@ -107,11 +107,19 @@ void AddTried(nlohmann::ordered_json& json, const Model& model, int64_t length,
 void AddMeans(nlohmann::ordered_json& json, const ReadingMeans& means, const ReadingMeans& full,
               const EvalFlags& flags, const SessionOptions& options);
 
+// A part of a task, with trials of its own.
+struct Subtask {
+  std::string name;
+  nlohmann::ordered_json settings;  // what an outcome depends on besides plan, length and trial
+  int trials = 0;                   // from --first-trial on
+};
+
 // One plan at one length, over all trials.
 template <typename Outcome>
 struct Cell {
   TriedPlan tried;
   int64_t length = 0;
+  size_t subtask = 0;
   std::string settings;
   std::vector<Outcome> outcomes;  // [trials]
 };
@@ -151,39 +159,48 @@ TrialRecord<Outcome> RecordOf(const Cell<Outcome>& cell, int trial, const Outcom
   return record;
 }
 
-// For every length the full cache first, then all other plans; those whose settings are the same
-// once. Outcomes that are in the log are taken from there; for the others `run(trial, length,
-// plans)` gives one outcome per plan.
+// For every length, and every subtask, the full cache first, then all other plans; those whose
+// settings are the same once. Outcomes that are in the log are taken from there; for the others
+// `run(subtask, trial, length, plans)` gives one outcome per plan.
 template <typename Outcome, typename Run>
-std::vector<Cell<Outcome>> RunCells(const EvalFlags& flags, const nlohmann::ordered_json& task,
-                                    std::span<const TriedPlan> plans, const char* label,
-                                    const Run& run) {
+std::vector<Cell<Outcome>> RunSubtasks(const EvalFlags& flags, std::span<const Subtask> subtasks,
+                                       std::span<const TriedPlan> plans, const char* label,
+                                       const Run& run) {
   struct Job {
     int trial;
     std::vector<Cell<Outcome>*> missing;
   };
   std::vector<Cell<Outcome>> cells;
+  int most_trials = 0;
   for (int64_t length : flags.Lengths()) {
-    const size_t first = cells.size();
-    for (const TriedPlan& tried : plans) {
-      Cell<Outcome> cell = {tried, length, flags.Settings(task, tried), {}};
-      const bool known =
-          std::any_of(cells.begin() + static_cast<std::ptrdiff_t>(first), cells.end(),
-                      [&](const auto& other) { return other.settings == cell.settings; });
-      if (known) continue;
-      cell.outcomes.resize(static_cast<size_t>(flags.trials()));
-      cells.push_back(std::move(cell));
+    for (size_t i = 0; i < subtasks.size(); ++i) {
+      const size_t first = cells.size();
+      for (const TriedPlan& tried : plans) {
+        Cell<Outcome> cell = {tried, length, i, flags.Settings(subtasks[i].settings, tried), {}};
+        const bool known =
+            std::any_of(cells.begin() + static_cast<std::ptrdiff_t>(first), cells.end(),
+                        [&](const auto& other) { return other.settings == cell.settings; });
+        if (known) continue;
+        cell.outcomes.resize(static_cast<size_t>(subtasks[i].trials));
+        cells.push_back(std::move(cell));
+      }
+      most_trials = std::max(most_trials, subtasks[i].trials);
     }
   }
   TrialLog<Outcome> log(flags.out());
   std::vector<Job> jobs;
-  // All lengths of a trial before the next trial, so that the time left is right from the start.
-  for (int i = 0; i < flags.trials(); ++i) {
+  // All lengths and subtasks of a trial before the next trial, so that the time left is right from
+  // the start.
+  for (int i = 0; i < most_trials; ++i) {
     for (size_t begin = 0; begin < cells.size();) {
       const int64_t length = cells[begin].length;
+      const size_t subtask = cells[begin].subtask;
       Job job = {flags.first_trial() + i, {}};
-      for (; begin < cells.size() && cells[begin].length == length; ++begin) {
+      for (;
+           begin < cells.size() && cells[begin].length == length && cells[begin].subtask == subtask;
+           ++begin) {
         Cell<Outcome>& cell = cells[begin];
+        if (i >= subtasks[subtask].trials) continue;
         if (const Outcome* known = log.Find(cell.settings, length, job.trial)) {
           cell.outcomes[static_cast<size_t>(i)] = *known;
         } else {
@@ -200,8 +217,9 @@ std::vector<Cell<Outcome>> RunCells(const EvalFlags& flags, const nlohmann::orde
     const Job& job = jobs[static_cast<size_t>(done)];
     std::vector<Plan> missing;
     for (const Cell<Outcome>* cell : job.missing) missing.push_back(cell->tried.plan);
+    const Cell<Outcome>& any = *job.missing.front();
     std::vector<Outcome> outcomes =
-        run(job.trial, job.missing.front()->length, std::span<const Plan>(missing));
+        run(any.subtask, job.trial, any.length, std::span<const Plan>(missing));
     for (size_t i = 0; i < outcomes.size(); ++i) {
       log.Add(RecordOf(*job.missing[i], job.trial, outcomes[i]));
       job.missing[i]->outcomes[static_cast<size_t>(job.trial - flags.first_trial())] =
@@ -210,6 +228,19 @@ std::vector<Cell<Outcome>> RunCells(const EvalFlags& flags, const nlohmann::orde
     bar.Show(++done, total);
   }
   return cells;
+}
+
+// Of a task without parts: `run(trial, length, plans)`.
+template <typename Outcome, typename Run>
+std::vector<Cell<Outcome>> RunCells(const EvalFlags& flags, const nlohmann::ordered_json& task,
+                                    std::span<const TriedPlan> plans, const char* label,
+                                    const Run& run) {
+  const Subtask whole = {"", task, flags.trials()};
+  return RunSubtasks<Outcome>(
+      flags, {&whole, 1}, plans, label,
+      [&](size_t, int trial, int64_t length, std::span<const Plan> missing) {
+        return run(trial, length, missing);
+      });
 }
 
 }  // namespace pith::cli

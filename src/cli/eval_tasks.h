@@ -13,12 +13,16 @@ struct EvalTask {
 };
 
 int EvalNeedle(const EvalTask& task, std::span<char* const> arguments);
+int EvalRuler(const EvalTask& task, std::span<char* const> arguments);
+int EvalLongBench(const EvalTask& task, std::span<char* const> arguments);
 int EvalKld(const EvalTask& task, std::span<char* const> arguments);
 int EvalReport(const EvalTask& task, std::span<char* const> arguments);
 
 inline constexpr EvalTask kEvalTasks[] = {
     {"needle", "hide a number in a long text, compress, then ask for it (RULER's niah_single_2)",
      EvalNeedle},
+    {"ruler", "retrieve, trace and count in generated texts: RULER's tasks", EvalRuler},
+    {"longbench", "answer questions about long texts from LongBench's files", EvalLongBench},
     {"kld", "how far compression moves the predictions of running text (KL divergence)", EvalKld},
     {"report", "draw what the others printed with --json: a page with plots, or tables",
      EvalReport},

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "base/fail.h"
 #include "eval/seeded_random.h"
@@ -27,15 +26,27 @@ Interval WilsonInterval(int64_t successes, int64_t trials) {
 }
 
 Interval BootstrapMean(std::span<const double> values, uint64_t seed) {
+  const std::vector<double> group(values.begin(), values.end());
+  return BootstrapMeanOfMeans({&group, 1}, seed);
+}
+
+Interval BootstrapMeanOfMeans(std::span<const std::vector<double>> groups, uint64_t seed) {
   constexpr int kSamples = 10000;
-  if (values.empty()) Fail(ErrorCode::kInvalidArgument, "no values to draw from, expected some");
+  if (groups.empty() ||
+      std::any_of(groups.begin(), groups.end(), [](const auto& group) { return group.empty(); })) {
+    Fail(ErrorCode::kInvalidArgument, "no values to draw from, expected some");
+  }
   SeededRandom random(seed);
   std::vector<double> means;
   means.reserve(kSamples);
   for (int i = 0; i < kSamples; ++i) {
-    double sum = 0;
-    for (size_t j = 0; j < values.size(); ++j) sum += values[random.Below(values.size())];
-    means.push_back(sum / static_cast<double>(values.size()));
+    double mean = 0;
+    for (const std::vector<double>& group : groups) {
+      double sum = 0;
+      for (size_t j = 0; j < group.size(); ++j) sum += group[random.Below(group.size())];
+      mean += sum / static_cast<double>(group.size());
+    }
+    means.push_back(mean / static_cast<double>(groups.size()));
   }
   return {Quantile(means, 0.025), Quantile(means, 0.975)};
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace pith {
 
@@ -20,6 +21,10 @@ Interval WilsonInterval(int64_t successes, int64_t trials);
 // bootstrap: B. Efron, Annals of Statistics 7, 1979). The same seed draws the same places whatever
 // the values. Of a single value, that value. Throws Error(kInvalidArgument) for none.
 Interval BootstrapMean(std::span<const double> values, uint64_t seed);
+
+// The same of the mean of the groups' means, where every group is drawn from by itself.
+// Throws Error(kInvalidArgument) for no groups, or an empty one.
+Interval BootstrapMeanOfMeans(std::span<const std::vector<double>> groups, uint64_t seed);
 
 // The value below which the share q in [0, 1] lies, linear between two values.
 // Throws Error(kInvalidArgument) for no values.

@@ -8,7 +8,6 @@
 
 #include "base/fail.h"
 #include "eval/seeded_random.h"
-#include "text/cut_text.h"
 
 namespace pith {
 namespace {
@@ -66,26 +65,12 @@ std::string Hide(std::string_view hay, const NeedleTrial& trial, NeedleValues va
   return text;
 }
 
-std::vector<TextSegment> Question(const NeedleTrial& trial, NeedleValues values,
-                                  const PromptFrame& frame) {
-  const std::string what = fmt::format("special magic {} for {} mentioned in the provided text",
-                                       Noun(values), trial.key);
-  std::vector<TextSegment> question = {{fmt::format("\nWhat is the {}?", what)}};
-  question.insert(question.end(), frame.after.begin(), frame.after.end());
-  question.push_back({fmt::format(" The {} is", what)});
-  return question;
+std::string Asked(const NeedleTrial& trial, NeedleValues values) {
+  return fmt::format("special magic {} for {} mentioned in the provided text", Noun(values),
+                     trial.key);
 }
-
-char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 }  // namespace
-
-PromptFrame FrameOf(const ChatTemplate& chat) {
-  const std::string mark = "pith-needle";
-  const std::vector<ChatMessage> messages = {{"user", mark}};
-  CutText cut = CutAt(mark, chat.Render(messages));
-  return {std::move(cut.before), std::move(cut.after)};
-}
 
 NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Haystack& haystack,
                        uint64_t seed, NeedleValues values, int n_depths)
@@ -109,17 +94,17 @@ NeedleTask::NeedleTask(const Tokenizer& tokenizer, PromptFrame frame, const Hays
   }
   // The key stands in the needle, in the question and in the beginning of the answer.
   const int64_t n_words = values_ == NeedleValues::kNumbers ? 3 : 4;
-  longest.question = tokenizer_.Encode(Question(longest, values_, frame_));
+  Ask(longest);
   longest.context = tokenizer_.Encode(FirstLines(values_) + Sentence(longest, values_));
-  min_length_ = FrameTokens(longest) + static_cast<int64_t>(longest.context.size()) +
+  min_length_ = TokensBesideContext(longest) + static_cast<int64_t>(longest.context.size()) +
                 n_words * most + kFewestOfHaystack;
 }
 
-// All but the context.
-int64_t NeedleTask::FrameTokens(const NeedleTrial& trial) const {
-  const bool bos = tokenizer_.add_bos() && tokenizer_.bos() >= 0;
-  return (bos ? 1 : 0) + static_cast<int64_t>(tokenizer_.Encode(frame_.before).size()) +
-         static_cast<int64_t>(trial.question.size()) + kAnswerTokens;
+void NeedleTask::Ask(NeedleTrial& trial) const {
+  const std::string what = Asked(trial, values_);
+  static_cast<AskedTrial&>(trial) =
+      AskAbout(tokenizer_, frame_, fmt::format("\nWhat is the {}?", what),
+               fmt::format(" The {} is", what), kAnswerTokens);
 }
 
 NeedleTrial NeedleTask::Draw(int index, uint64_t& first_sentence) const {
@@ -153,46 +138,22 @@ NeedleTrial NeedleTask::Make(int index, int64_t length) const {
   }
   uint64_t first_sentence = 0;
   NeedleTrial trial = Draw(index, first_sentence);
-  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) trial.opening.push_back(tokenizer_.bos());
-  const std::vector<Token> before = tokenizer_.Encode(frame_.before);
-  trial.opening.insert(trial.opening.end(), before.begin(), before.end());
-  trial.question = tokenizer_.Encode(Question(trial, values_, frame_));
-  const auto room = static_cast<size_t>(length - FrameTokens(trial));
+  Ask(trial);
+  const int64_t room = length - TokensBesideContext(trial);
 
   // Tries a cut of the haystack; what fits becomes the trial's context.
-  const auto fits = [&](std::string_view hay) {
-    std::string text = Hide(hay, trial, values_);
+  const auto fits = [&](int64_t bytes) {
+    const std::string hay = haystack_.From(first_sentence, static_cast<size_t>(bytes) + 1);
+    std::string text = Hide(
+        std::string_view(hay).substr(0, WordCut(hay, static_cast<size_t>(bytes))), trial, values_);
     std::vector<Token> tokens = tokenizer_.Encode(text);
-    if (tokens.size() > room) return false;
+    if (static_cast<int64_t>(tokens.size()) > room) return false;
     trial.text = std::move(text);
     trial.context = std::move(tokens);
     return true;
   };
-  fits("");
-  size_t low = 0;  // bytes that fit
-  size_t high = 8 * room;
-  std::string hay = haystack_.From(first_sentence, high);
-  while (fits(std::string_view(hay).substr(0, WordCut(hay, high)))) {
-    low = high;
-    high *= 2;
-    hay = haystack_.From(first_sentence, high);
-  }
-  for (size_t cut_before = 0; high - low > 1;) {
-    const size_t middle = low + (high - low) / 2;
-    const size_t cut = WordCut(hay, middle);
-    if (cut == cut_before || fits(std::string_view(hay).substr(0, cut))) {
-      low = middle;
-      cut_before = cut;
-    } else {
-      high = middle;
-    }
-  }
+  fits(MostThatFit(8 * room, fits));
   return trial;
-}
-
-bool AnswerNames(std::string_view answer, std::string_view value) {
-  return std::search(answer.begin(), answer.end(), value.begin(), value.end(),
-                     [](char a, char b) { return Lower(a) == Lower(b); }) != answer.end();
 }
 
 }  // namespace pith

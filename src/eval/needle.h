@@ -8,32 +8,22 @@
 #include <string_view>
 #include <vector>
 
+#include "eval/asked.h"
 #include "eval/haystack.h"
 #include "pith/text.h"
 
 namespace pith {
-
-// What stands before and after the words of a user whom the assistant is about to answer.
-struct PromptFrame {
-  std::vector<TextSegment> before;
-  std::vector<TextSegment> after;
-};
-PromptFrame FrameOf(const ChatTemplate& chat);
 
 enum class NeedleValues {
   kNumbers,  // of 7 digits
   kWords,    // "quiet-harbor", another one than the key
 };
 
-struct NeedleTrial {
+struct NeedleTrial : AskedTrial {
   std::string key;    // "quiet-harbor"
   std::string value;  // once in `text`
   double depth = 0;   // where the needle was to be hidden, [0, 1] of the haystack
-  std::string text;   // RULER's first lines, the haystack, the needle in it
-  // In the order they are read. Nothing of the question is known while the context is compressed.
-  std::vector<Token> opening;   // BOS and what stands before the user's words, may be empty
-  std::vector<Token> context;   // `text`
-  std::vector<Token> question;  // the question, the end of the turn, the beginning of the answer
+  std::string text;   // of the context: RULER's first lines, the haystack, the needle in it
 };
 
 class NeedleTask {
@@ -58,7 +48,7 @@ class NeedleTask {
 
  private:
   NeedleTrial Draw(int index, uint64_t& first_sentence) const;
-  int64_t FrameTokens(const NeedleTrial& trial) const;
+  void Ask(NeedleTrial& trial) const;
 
   const Tokenizer& tokenizer_;
   PromptFrame frame_;
@@ -68,8 +58,5 @@ class NeedleTask {
   int n_depths_;
   int64_t min_length_ = 0;
 };
-
-// Whether `answer` names `value`, as RULER scores: anywhere, in upper or lower case.
-bool AnswerNames(std::string_view answer, std::string_view value);
 
 }  // namespace pith

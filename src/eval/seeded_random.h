@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace pith {
 
@@ -24,5 +26,10 @@ class SeededRandom {
  private:
   uint64_t state_;
 };
+
+template <typename T>
+void Shuffle(std::vector<T>& values, SeededRandom& random) {
+  for (size_t n = values.size(); n > 1; --n) std::swap(values[n - 1], values[random.Below(n)]);
+}
 
 }  // namespace pith

@@ -36,6 +36,20 @@ void Read(const Json& json, NeedleOutcome& outcome) {
   json.at("answer").get_to(outcome.answer);
 }
 
+void Write(Json& json, const ScoredOutcome& outcome) {
+  json["subtask"] = outcome.subtask;
+  json["references"] = outcome.references;
+  json["score"] = outcome.score;
+  json["answer"] = outcome.answer;
+}
+
+void Read(const Json& json, ScoredOutcome& outcome) {
+  json.at("subtask").get_to(outcome.subtask);
+  json.at("references").get_to(outcome.references);
+  json.at("score").get_to(outcome.score);
+  json.at("answer").get_to(outcome.answer);
+}
+
 void Write(Json& json, const KldOutcome& outcome) {
   json["document"] = outcome.document;
   json["begin"] = outcome.begin;
@@ -168,5 +182,6 @@ void TrialLog<Outcome>::Add(const TrialRecord<Outcome>& record) {
 
 template class TrialLog<NeedleOutcome>;
 template class TrialLog<KldOutcome>;
+template class TrialLog<ScoredOutcome>;
 
 }  // namespace pith

@@ -27,7 +27,7 @@ struct TrialRecord {
   Outcome outcome;
 };
 
-// Of NeedleOutcome or KldOutcome.
+// Of NeedleOutcome, KldOutcome or ScoredOutcome.
 template <typename Outcome>
 class TrialLog {
  public:
@@ -49,5 +49,6 @@ class TrialLog {
 
 extern template class TrialLog<NeedleOutcome>;
 extern template class TrialLog<KldOutcome>;
+extern template class TrialLog<ScoredOutcome>;
 
 }  // namespace pith

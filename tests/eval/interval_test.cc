@@ -75,5 +75,17 @@ TEST(BootstrapTest, FewValues) {
   EXPECT_THROW(BootstrapMean({}, 1), Error);
 }
 
+TEST(BootstrapMeanOfMeansTest, GroupsCountAlike) {
+  const std::vector<std::vector<double>> groups = {{0, 0, 0, 0, 0, 0}, {1}, {0, 1}};
+  const Interval interval = BootstrapMeanOfMeans(groups, 1);
+  EXPECT_NEAR(interval.low, 1.0 / 3, 1e-12);
+  EXPECT_NEAR(interval.high, 2.0 / 3, 1e-12);
+  const std::vector<double> values = {1, 5, 2, 8};
+  const std::vector<std::vector<double>> one = {values};
+  EXPECT_EQ(BootstrapMeanOfMeans(one, 3).low, BootstrapMean(values, 3).low);
+  EXPECT_THROW(BootstrapMeanOfMeans({}, 1), Error);
+  EXPECT_THROW(BootstrapMeanOfMeans(std::vector<std::vector<double>>{{1}, {}}, 1), Error);
+}
+
 }  // namespace
 }  // namespace pith

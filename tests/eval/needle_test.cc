@@ -7,6 +7,7 @@
 #include <set>
 
 #include "engine/default_model.h"
+#include "eval/answer_score.h"
 #include "eval/needle_run.h"
 #include "pith/error.h"
 
@@ -281,14 +282,6 @@ TEST(NeedleTaskTest, ShortHaystackComesAgainAndAgain) {
   EXPECT_GT(Count(trial.text, "All is well."), 50);
 }
 
-TEST(AnswerNamesTest, AnywhereInAnyCase) {
-  EXPECT_TRUE(AnswerNames(" 1234567.", "1234567"));
-  EXPECT_TRUE(AnswerNames("It is AbC!", "aBc"));
-  EXPECT_FALSE(AnswerNames("123456", "1234567"));
-  EXPECT_FALSE(AnswerNames("", "1"));
-  EXPECT_FALSE(AnswerNames("1,234,567", "1234567"));
-}
-
 Plan CompressingPlan(double fraction, const std::string& budget) {
   Plan plan;
   plan.scorer = "knorm";
@@ -299,10 +292,10 @@ Plan CompressingPlan(double fraction, const std::string& budget) {
   return plan;
 }
 
-SessionOptions OneThread() {
-  SessionOptions options;
-  options.n_threads = 1;
-  return options;
+Asking OnOneThread(Compression compression = Compression::kAfterReading) {
+  Asking asking = {compression, false, {}};
+  asking.session.n_threads = 1;
+  return asking;
 }
 
 TEST(NeedleRun, FullCacheFindsAndCompressionIsMeasured) {
@@ -315,13 +308,13 @@ TEST(NeedleRun, FullCacheFindsAndCompressionIsMeasured) {
   for (int index = 0; index < 2; ++index) {
     const NeedleTrial trial = task.Make(index, 512);
     const std::vector<NeedleOutcome> outcomes =
-        RunNeedle(DefaultModel(), trial, plans, Compression::kAfterReading, OneThread());
+        RunNeedle(DefaultModel(), trial, plans, OnOneThread());
     ASSERT_EQ(outcomes.size(), plans.size());
     const auto context = static_cast<int64_t>(trial.opening.size() + trial.context.size());
     for (const NeedleOutcome& outcome : outcomes) {
       EXPECT_EQ(outcome.tokens, context);
       EXPECT_EQ(outcome.entries_full, context * heads);
-      EXPECT_EQ(outcome.correct, AnswerNames(outcome.answer, trial.value));
+      EXPECT_EQ(outcome.correct, Names(outcome.answer, trial.value));
       EXPECT_GT(outcome.read_s, 0);
     }
     EXPECT_EQ(outcomes[0].entries, context * heads);
@@ -341,7 +334,7 @@ TEST(NeedleRun, PlansDoNotDisturbEachOther) {
   const Plan half = CompressingPlan(0.5, "uniform");
   const std::vector<Plan> plans = {CompressingPlan(0.2, "uniform"), half, Plan()};
   const auto run = [&](std::span<const Plan> some, Compression compression) {
-    return RunNeedle(DefaultModel(), trial, some, compression, OneThread());
+    return RunNeedle(DefaultModel(), trial, some, OnOneThread(compression));
   };
   const std::vector<NeedleOutcome> together = run(plans, Compression::kAfterReading);
   const std::vector<NeedleOutcome> alone = run({&half, 1}, Compression::kAfterReading);
@@ -369,7 +362,7 @@ TEST(NeedleRun, ScorersShareAReading) {
   const std::vector<Plan> plans = {PlanOf("kvzap", 64, 0.5), Plan(), PlanOf("kvzip", 32, 0.4),
                                    PlanOf("knorm", 16, 0.3)};
   const auto run = [&](std::span<const Plan> some) {
-    return RunNeedle(DefaultModel(), trial, some, Compression::kAfterReading, OneThread());
+    return RunNeedle(DefaultModel(), trial, some, OnOneThread());
   };
   const std::vector<NeedleOutcome> together = run(plans);
   ASSERT_EQ(together.size(), plans.size());
