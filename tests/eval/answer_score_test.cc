@@ -56,7 +56,8 @@ TEST(RougeLTest, ByHand) {
 
 TEST(RougeLTest, AsThePackageHasIt) {
   int n = 0;
-  for (const auto& pair : Golden().at("rouge_l")) {
+  const nlohmann::json golden = Golden().at("rouge_l");
+  for (const auto& pair : golden) {
     EXPECT_NEAR(RougeL(pair.at(0).get<std::string>(), pair.at(1).get<std::string>()),
                 pair.at(2).get<double>(), 1e-7)
         << pair;
@@ -67,7 +68,8 @@ TEST(RougeLTest, AsThePackageHasIt) {
 
 TEST(CodeSimilarityTest, AsThePackageHasIt) {
   int n = 0;
-  for (const auto& pair : Golden().at("similarity")) {
+  const nlohmann::json golden = Golden().at("similarity");
+  for (const auto& pair : golden) {
     EXPECT_EQ(CodeSimilarity(pair.at(0).get<std::string>(), pair.at(1).get<std::string>()),
               pair.at(2).get<double>())
         << pair;

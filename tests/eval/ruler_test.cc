@@ -30,22 +30,21 @@ const Haystack& Essays() {
   return haystack;
 }
 
-// Pronounceable ones, all different, none a part of another list's.
+// All different, of one token or two.
 const RulerWords& Words() {
   static const RulerWords words = [] {
-    const auto make = [](const std::string& end, int n) {
-      std::vector<std::string> list;
-      for (int i = 0; i < n; ++i) {
-        std::string word;
-        for (int rest = i + 20; rest > 0; rest /= 20) {
-          word += "bdfgklmnprstvzwhjcyx"[rest % 20];
-          word += "aeiou"[rest % 5];
-        }
-        list.push_back(word + end);
-      }
-      return list;
-    };
-    return RulerWords{make("sh", 60), make("nt", 1500), make("ll", 300)};
+    const std::vector<std::string> short_ones = {
+        "red",  "cat",  "sun",  "box",  "tree", "hand", "fish", "bird", "rain", "snow",
+        "book", "door", "fire", "wind", "milk", "road", "ship", "star", "moon", "salt",
+        "gold", "iron", "leaf", "rock", "sand", "hill", "lake", "farm", "ball", "bell",
+        "corn", "drum", "flag", "gate", "hat",  "key",  "lamp", "map",  "nest", "ring"};
+    RulerWords made;
+    for (const std::string& first : short_ones) {
+      made.adjectives.push_back(first);
+      made.verbs.push_back(first + "ed");
+      for (const std::string& second : short_ones) made.nouns.push_back(first + second);
+    }
+    return made;
   }();
   return words;
 }
@@ -151,9 +150,9 @@ TEST(RulerTest, SeedAndIndexDecide) {
 
 // A seed must mean the same trials on every machine and in every version.
 TEST(RulerTest, SeedIsPinned) {
-  EXPECT_EQ(TaskOf("niah_single_1").Make(0, 1000).references.front(), "0");
-  EXPECT_EQ(TaskOf("vt").Make(0, 1000).references.front(), "0");
-  EXPECT_EQ(TaskOf("fwe").Make(0, 1000).references.front(), "0");
+  EXPECT_EQ(TaskOf("niah_single_1").Make(0, 1000).references.front(), "5137297");
+  EXPECT_EQ(TaskOf("vt").Make(0, 1000).references.front(), "KFQKD");
+  EXPECT_EQ(TaskOf("fwe").Make(0, 1000).references.front(), "phgmqq");
 }
 
 TEST(RulerTest, PromptsOfNeedles) {
@@ -200,8 +199,8 @@ TEST(RulerTest, NeedlesOfEveryTask) {
     const RulerTrial trial = TaskOf(expected.task).Make(1, 1500);
     const int needles =
         Count(trial.text, std::string("One of the special magic ") + expected.value);
-    if (expected.needles > 0) EXPECT_EQ(needles, expected.needles) << expected.task;
-    if (expected.needles == 0) EXPECT_GT(needles, 12) << expected.task;
+    EXPECT_TRUE(needles == expected.needles || (expected.needles == 0 && needles > 12))
+        << expected.task << " has " << needles;
     EXPECT_EQ(trial.references.size(), expected.references) << expected.task;
     for (const std::string& reference : trial.references) {
       EXPECT_EQ(Count(trial.text, reference), 1) << expected.task;
@@ -300,7 +299,7 @@ TEST(RulerTest, CommonWords) {
     const std::set<std::string> references(trial.references.begin(), trial.references.end());
     const size_t list = trial.text.rfind("often.\n") + 7;
     const auto counts = CountNumbered(trial.text.substr(list));
-    EXPECT_GT(counts.size(), 60u);
+    EXPECT_GT(counts.size(), 30u);
     for (const auto& [word, count] : counts) {
       EXPECT_EQ(count, references.contains(word) ? common : others) << word;
     }
@@ -362,8 +361,8 @@ TEST(RulerTest, Documents) {
 
 TEST(RulerTest, FilesOfAnotherKind) {
   for (const auto& [json, words] :
-       {std::pair{"", "is not a file of SQuAD"},
-        {"[", "is not a file of SQuAD"},
+       {std::pair{"", "is not JSON (at byte 1)"},
+        {"[", "is not JSON"},
         {"[]", "is not a file of SQuAD"},
         {"{}", "'data' not found"},
         {R"({"data": 3})", "is not a file of SQuAD"},
@@ -453,21 +452,23 @@ TEST(RunRulerTest, AwareReadsTheQuestionFirst) {
 }
 
 // More plans than answer together, each as if it were alone.
-TEST(RunRulerTest, ManyPlans) {
-  const RulerTask task = TaskOf("niah_single_1");
-  const RulerTrial trial = task.Make(2, 350);
+TEST(AskPlansTest, ManyPlans) {
+  RulerTrial trial = TaskOf("niah_single_1").Make(2, 350);
+  trial.question.resize(4);
+  trial.answer_tokens = 5;
   std::vector<Plan> plans;
   for (int i = 1; i <= 10; ++i) plans.push_back(i % 3 == 0 ? Plan() : RandomPlan(0.09 * i));
   const Asking asking = {Compression::kAfterReading, false, OneThread()};
-  const std::vector<ScoredOutcome> together = RunRuler(DefaultModel(), task, trial, plans, asking);
+  const std::vector<Answered> together = AskPlans(DefaultModel(), trial, plans, asking);
   ASSERT_EQ(together.size(), 10u);
-  for (size_t i : {2, 5, 8}) EXPECT_EQ(together[i].answer, together[2].answer);
+  for (size_t i : {5, 8}) EXPECT_EQ(together[i].answer, together[2].answer);
   for (size_t i = 0; i < plans.size(); ++i) {
     EXPECT_EQ(together[i].entries == together[i].entries_full, i % 3 == 2) << i;
+    EXPECT_LE(DefaultModel().tokenizer().Encode(together[i].answer).size(), 5u);
   }
-  const ScoredOutcome alone = RunRuler(DefaultModel(), task, trial, {&plans[9], 1}, asking).front();
+  const Answered alone = AskPlans(DefaultModel(), trial, {&plans[9], 1}, asking).front();
   EXPECT_EQ(alone.entries, together[9].entries);
-  EXPECT_EQ(alone.score, together[9].score);
+  EXPECT_EQ(alone.answer, together[9].answer);
 }
 
 }  // namespace

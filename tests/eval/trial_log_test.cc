@@ -115,6 +115,25 @@ TEST_F(TrialLogTest, DivergencesComeBackToTheLastBit) {
   EXPECT_THROW(NeedleLog{file_}, Error);
 }
 
+TEST_F(TrialLogTest, ScoredAnswersComeBack) {
+  TrialRecord<ScoredOutcome> record;
+  record.settings = "0123456789abcdef";
+  record.length = 512;
+  record.outcome.subtask = "vt";
+  record.outcome.score = 0.4;
+  record.outcome.answer = "ABCDE FGHIJ";
+  record.outcome.references = {"ABCDE", "KLMNO"};
+  TrialLog<ScoredOutcome>(file_).Add(record);
+  const TrialLog<ScoredOutcome> log(file_);
+  const ScoredOutcome* found = log.Find(record.settings, 512, 0);
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(found->subtask, "vt");
+  EXPECT_EQ(found->score, 0.4);
+  EXPECT_EQ(found->answer, "ABCDE FGHIJ");
+  EXPECT_EQ(found->references, record.outcome.references);
+  EXPECT_THROW(NeedleLog{file_}, Error);
+}
+
 TEST_F(TrialLogTest, WithoutAFileItRemembersOnly) {
   NeedleLog log;
   log.Add(Record(0, true));
