@@ -228,7 +228,7 @@ TEST(WholeLayers, AreJudgedByTheQueriesThatWereAsked) {
 TEST(WholeLayers, TheBudgetIsMetAndTheBestOfTheWholePromptStay) {
   const auto text = Text(400);
   for (const std::string& name : Names()) {
-    Session whole(SmallModel(), KeepPlan(name, "judged"), Options(400));
+    Session whole(SmallModel(), KeepPlan(name, "judged"), Options(400, 2));
     whole.Read(text);
     const Contents worth = ContentsOf(whole);
     Session session(SmallModel(), KeepPlan(name, "25%"), Options(400));
@@ -249,7 +249,7 @@ TEST(WholeLayers, TheBudgetIsMetAndTheBestOfTheWholePromptStay) {
       }
     }
     for (const int n_batch : {33, 100}) {
-      Session chunked(SmallModel(), KeepPlan(name, "25%"), Options(n_batch, 2));
+      Session chunked(SmallModel(), KeepPlan(name, "25%"), Options(n_batch));
       chunked.Read(text);
       EXPECT_EQ(chunked.stats().entries, 100 * 6) << name;
       for (const auto& head : ContentsOf(chunked)) {
@@ -409,7 +409,7 @@ TEST(WholeLayers, SessionsOfABatchAreJudgedByTheirOwnQueries) {
   snapkv.Read(Text(150));
   expected.Read(Text(120, 2));
   plain.Read(Text(90, 3));
-  Batch batch(SmallModel(), 2);
+  Batch batch(SmallModel(), 1);
   Session* sessions[] = {&snapkv, &plain, &expected};
   for (const Token token : Text(40, 4)) {
     const Token tokens[] = {token, token, token};
