@@ -2,9 +2,9 @@
 // pith.
 //   peer_kvpress < REQUEST.json > ANSWER.json
 // A request has model, calibration, threads, keep (a fraction), the tokens `context`, `following`
-// and `question`, n_answer, and plans: a list of {scorer, sinks}. The answer is a list, the full
-// cache first: kept (positions, [n_layers][n_kv_heads][n]), nll (of each token of `following` after
-// the context) and answer (the tokens written after the question).
+// and `question`, n_answer, and scorers. The answer is a list, the full cache first: kept
+// (positions, [n_layers][n_kv_heads][n]), nll (of each token of `following` after the context) and
+// answer (the tokens written after the question).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -81,27 +81,32 @@ Json Run(const Json& request) {
   const auto context = request.at("context").get<Tokens>();
   const auto following = request.at("following").get<Tokens>();
   const auto question = request.at("question").get<Tokens>();
-  // Read as one chunk, so that what goes is decided once.
-  const pith::SessionOptions options{.n_batch = static_cast<int>(context.size()),
-                                     .n_threads = request.at("threads").get<int>()};
+  pith::Plan reading;
+  reading.keep.kind = pith::Keep::Kind::kFraction;
+  reading.budget = "uniform";
+  reading.window = 1;  // the least there is
+  reading.calibration = calibration;
+  std::vector<pith::Plan> judges;
+  for (const Json& scorer : request.at("scorers")) {
+    judges.push_back(reading);
+    judges.back().scorer = scorer.get<std::string>();
+  }
+  // Judged as a whole, so that what goes is decided once.
+  reading.scorer = judges.front().scorer;
+  pith::Session session(model, reading,
+                        {.n_threads = request.at("threads").get<int>(), .also_judge = judges});
+  session.Read(context);
   std::vector<pith::Plan> plans(1);
-  for (const Json& given : request.at("plans")) {
-    pith::Plan& plan = plans.emplace_back();
-    plan.scorer = given.at("scorer").get<std::string>();
-    plan.keep.kind = pith::Keep::Kind::kFraction;
+  for (pith::Plan plan : judges) {
     plan.keep.fraction = request.at("keep").get<double>();
-    plan.budget = "uniform";
-    plan.sinks = given.at("sinks").get<int>();
-    plan.window = 0;
-    plan.calibration = calibration;
+    plans.push_back(plan);
   }
   Json answers = Json::array();
   for (const pith::Plan& plan : plans) {
-    pith::Session session(model, plan, options);
-    session.Read(context);
-    answers.push_back({{"kept", Kept(session)},
-                       {"nll", FollowingNll(session, following)},
-                       {"answer", Answer(session, question, request.at("n_answer").get<int>())}});
+    pith::Session fork = session.Fork(plan);
+    answers.push_back({{"kept", Kept(fork)},
+                       {"nll", FollowingNll(fork, following)},
+                       {"answer", Answer(fork, question, request.at("n_answer").get<int>())}});
   }
   return answers;
 }

@@ -6,11 +6,11 @@
     .deps/kvpress/bin/python bench/peer_kvpress.py        (after `make build`)
 
 transformers reads the same GGUF into f32. A prompt is essays with a needle in them, cut to --length
-tokens: both sides read all of it, then every head evicts down to the same number of entries, once.
-What a press protects (expected: 4 sinks, snapkv: the last 64, tova: the last) is protected on both
-sides, and nothing else. From there the next --following tokens of the essay are predicted, and the
-question for the needle is answered greedily, with nothing evicted any more. Q-Filters are those of
---calibration on both sides.
+tokens: both sides read all of it, then every head evicts down to the same number of entries, once. The
+first 4 tokens and the last stay on both sides (and the last 64 of snapkv). From there the next
+--following tokens of the essay are predicted, and the question for the needle is answered greedily, with
+nothing evicted any more. Q-Filters are those of --calibration on both sides. A side reads the prompt
+once: its scorers judge the same keys, which no eviction has touched.
 
 pith multiplies quantised weights with activations that ggml rounds to 8 bits. --f32 has it run the
 same weights in f32, so that what differs is the scorers and the f16 cache alone.
@@ -29,81 +29,92 @@ import tempfile
 
 import gguf
 import torch
-from kvpress import (ExpectedAttentionPress, KeyDiffPress, KnormPress, QFilterPress, SnapKVPress,
-                     TOVAPress)
+from kvpress import (BasePress, ExpectedAttentionPress, KeyDiffPress, KnormPress, QFilterPress,
+                     SnapKVPress, TOVAPress)
 from kvpress.utils import compute_n_kept
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging
 
+logging.disable_progress_bar()
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "SmolLM2-135M-Instruct.Q4_1"
 KEYS = ("crimson-otter", "silent-harbor", "amber-lantern", "hollow-ridge")
 QUESTION = ("\nWhat is the special magic number for {} mentioned in the provided text?<|im_end|>\n"
             "<|im_start|>assistant\nThe special magic number for {} mentioned in the provided text "
             "is")
-SCORERS = {  # and the sinks that its press protects
-    "knorm": 0, "keydiff": 0, "snapkv": 0, "tova": 0, "expected": 4, "qfilter": 0}
+SCORERS = ("knorm", "keydiff", "snapkv", "tova", "expected", "qfilter")
+N_SINKS = 4
 N_ANSWER = 16
 
 
-class GivenFilters(QFilterPress):
-    """Takes its filters from a file instead of a hub."""
+class EveryPress(BasePress):
+    """Every press compresses a layer to a cache of its own, and the model goes on with all of it."""
 
     def __init__(self, ratio, filters):
-        super().__init__(compression_ratio=ratio)
-        self.given = filters
+        self.presses = {
+            "knorm": KnormPress(ratio), "keydiff": KeyDiffPress(ratio), "snapkv": SnapKVPress(ratio),
+            "tova": TOVAPress(ratio), "expected": ExpectedAttentionPress(ratio, n_sink=N_SINKS),
+            "qfilter": QFilterPress(ratio)}
+        self.presses["qfilter"].q_filters = filters  # not those of a hub
+        self.caches = {name: DynamicCache() for name in SCORERS}
+        self.kept = {name: [] for name in SCORERS}  # positions [layer][head][n]
+        for name in SCORERS:
+            self.watch(name)
 
-    def post_init_from_model(self, model):
-        self.q_filters = self.given.to(model.dtype)
+    def watch(self, name):
+        """Protects what is protected on both sides, and notes what is kept."""
+        press = self.presses[name]
+        score = press.score
 
+        def watching(module, hidden, keys, *rest):
+            scores = score(module, hidden, keys, *rest)
+            scores[..., :N_SINKS] = torch.inf
+            scores[..., -1] = torch.inf
+            n = compute_n_kept(keys.shape[2], press.compression_ratio)
+            self.kept[name].append(scores.topk(n, dim=-1).indices[0].sort().values.tolist())
+            return scores
 
-def press_of(scorer, ratio, filters):
-    if scorer == "qfilter":
-        return GivenFilters(ratio, filters)
-    return {"knorm": KnormPress, "keydiff": KeyDiffPress, "snapkv": SnapKVPress, "tova": TOVAPress,
-            "expected": ExpectedAttentionPress}[scorer](compression_ratio=ratio)
+        press.score = watching
 
-
-def record_kept(press):
-    """The positions that each head keeps, filled in while the press is used: [layer][head][n]."""
-    kept = []
-    score = press.score
-
-    def recording(module, hidden, keys, *rest):
-        scores = score(module, hidden, keys, *rest)
-        n = compute_n_kept(keys.shape[2], press.compression_ratio)
-        kept.append(scores.topk(n, dim=-1).indices[0].sort().values.tolist())
-        return scores
-
-    press.score = recording
-    return kept
+    def compress(self, module, hidden_states, keys, values, attentions, kwargs):
+        for name in SCORERS:
+            compressed = self.presses[name].compress(module, hidden_states, keys, values, attentions,
+                                                     kwargs)
+            self.caches[name].update(*compressed, module.layer_idx)
+        return keys, values
 
 
 @torch.no_grad()
-def theirs(model, press, prompt):
-    kept = record_kept(press) if press else []
-    cache = DynamicCache()
+def theirs(model, ratio, filters, prompt):
+    """As pith's answer: one of the full cache, then one of each scorer."""
+    press = EveryPress(ratio, filters)
+    full = DynamicCache()
     context = torch.tensor([prompt["context"]])
-    n = context.shape[1]
-    with press(model) if press else torch.no_grad():
-        last = model(context, past_key_values=cache, logits_to_keep=1).logits[0]
+    with press(model):
+        last = model(context, past_key_values=full, logits_to_keep=1).logits[0]
+    return [{"kept": press.kept.get(name, []), **go_on(model, cache, last, prompt)}
+            for name, cache in {"full": full, **press.caches}.items()]
 
-    def go_on(tokens, at, on):
+
+def go_on(model, cache, last, prompt):
+    def read(tokens, at, on):
         ids = torch.tensor([tokens])
         positions = torch.arange(at, at + len(tokens))[None]
         return model(ids, past_key_values=on, position_ids=positions).logits[0]
 
+    n = len(prompt["context"])
     following = torch.tensor(prompt["following"])
-    logits = torch.cat([last, go_on(prompt["following"][:-1], n, copy.deepcopy(cache))])
+    logits = torch.cat([last, read(prompt["following"][:-1], n, copy.deepcopy(cache))])
     nll = torch.nn.functional.cross_entropy(logits.double(), following, reduction="none").tolist()
     answer, tokens, at = [], prompt["question"], n
     for _ in range(N_ANSWER):
-        written = int(go_on(tokens, at, cache)[-1].argmax())
+        written = int(read(tokens, at, cache)[-1].argmax())
         answer.append(written)
         at, tokens = at + len(tokens), [written]
         if written == model.config.eos_token_id:
             break
-    return {"kept": kept, "nll": nll, "answer": answer}
+    return {"nll": nll, "answer": answer}
 
 
 def make_prompt(number, arguments, tokenizer):
@@ -162,7 +173,7 @@ def run_prompt(number, arguments, tokenizer, model, filters, pith_model):
         save_file({"q_filters": filters}, calibration)
         request = {"model": str(pith_model), "calibration": str(calibration),
                    "threads": arguments.threads, "keep": arguments.keep, "n_answer": N_ANSWER,
-                   "plans": [{"scorer": name, "sinks": SCORERS[name]} for name in SCORERS],
+                   "scorers": SCORERS,
                    **{part: prompt[part] for part in ("context", "following", "question")}}
         done = subprocess.run([arguments.binary], input=json.dumps(request), text=True, check=True,
                               stdout=subprocess.PIPE)
@@ -170,9 +181,8 @@ def run_prompt(number, arguments, tokenizer, model, filters, pith_model):
     record = {"number": number, "length": arguments.length, "keep": arguments.keep,
               "seed": arguments.seed, "following": arguments.following, "f32": arguments.f32,
               "rows": []}
-    for name, our in zip(["full", *SCORERS], ours):
-        press = None if name == "full" else press_of(name, 1 - arguments.keep, filters)
-        their = theirs(model, press, prompt)
+    for name, our, their in zip(["full", *SCORERS], ours,
+                                theirs(model, 1 - arguments.keep, filters, prompt)):
         row = {"scorer": name}
         for side, result in (("pith", our), ("kvpress", their)):
             row[side] = {"nll": sum(result["nll"]) / len(result["nll"]),
@@ -182,7 +192,7 @@ def run_prompt(number, arguments, tokenizer, model, filters, pith_model):
         row["jaccard"] = [[jaccard(a, b) for a, b in zip(*layers)]
                           for layers in zip(our["kept"], their["kept"])]
         record["rows"].append(row)
-        print(f"prompt {number}, {name}", file=sys.stderr)
+    print(f"prompt {number} of {arguments.prompts} is done", file=sys.stderr)
     return record
 
 
