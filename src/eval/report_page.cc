@@ -147,8 +147,9 @@ std::string Filled(std::string_view page, const std::map<std::string_view, std::
   std::string filled;
   while (!page.empty()) {
     const size_t begin = page.find('@');
-    const size_t end = begin == page.npos ? page.npos : page.find('@', begin + 1);
-    if (end == page.npos) break;
+    const size_t end =
+        begin == std::string_view::npos ? std::string_view::npos : page.find('@', begin + 1);
+    if (end == std::string_view::npos) break;
     const auto value = values.find(page.substr(begin + 1, end - begin - 1));
     filled += page.substr(0, begin);
     filled +=

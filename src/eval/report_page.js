@@ -118,7 +118,7 @@
       return {
         field, type: 'quantitative', scale: {type: 'log', nice: false, domain: [
           low / 1.1, Math.max(...values) * 1.1]},
-        axis: {title: 'KV memory (MiB)', format: '~r', tickCount: 5},
+        axis: {title: 'KV memory (MiB)', format: '.6~f', tickCount: 5},
       };
     }
     const ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256].map((part) => 1 / part);
@@ -130,7 +130,7 @@
   }
 
   function yAxis(points, y) {
-    const axis = {title: y.title, format: y.percent ? '.0%' : ',~r', tickCount: 6};
+    const axis = {title: y.title, format: y.percent ? '.0%' : ',.6~f', tickCount: 6};
     if (y.log) return {scale: {type: 'log', nice: false}, axis};
     if (y.most === 0) return {scale: {zero: false}, axis};
     // What stays in the upper half is seen better there.
@@ -154,7 +154,7 @@
     const colour = scorerColour(drawn, colours);
     const ofFull = [{filter: "datum.kind === 'full'"}];
     const ofPlans = [{filter: "datum.kind === 'plan'"}];
-    const width = Math.min(520, WIDTH / columns - 90);
+    const width = Math.min(380, WIDTH / columns - 90);
     const intervals = {
       transform: [...ofPlans, {filter: 'isValid(datum.low)'}],
       mark: {type: 'rule', strokeWidth: 1.2},
@@ -218,7 +218,7 @@
     const xOf = (field) => ({
       field, type: 'quantitative',
       scale: {domain: [low < 0 ? Math.floor(low * 10) / 10 : 0, y.most]},
-      axis: {title: y.title, format: y.percent ? '.0%' : '~r', tickCount: 5},
+      axis: {title: y.title, format: y.percent ? '.0%' : '.6~f', tickCount: 5},
     });
     const ofFull = [{filter: "datum.kind === 'full'"}];
     const ofPlans = [{filter: "datum.kind === 'plan'"}];
@@ -310,7 +310,7 @@
           field: 'value', type: 'quantitative',
           scale: {scheme: diverging ? 'blueorange' : 'viridis', domain,
             ...(diverging ? {domainMid: 0} : {})},
-          legend: {title: value.title, format: value.percent ? '.0%' : '~r'},
+          legend: {title: value.title, format: value.percent ? '.0%' : '.6~f'},
         },
         tooltip: tip,
       },

@@ -352,7 +352,8 @@ TEST(ReportPageTest, WhatRecordsSayIsNoMarkup) {
   EXPECT_EQ(page.find("<img src=x"), std::string::npos);
   // The three scripts are those of the page: data, Vega-Lite, drawing.
   size_t scripts = 0;
-  for (size_t at = page.find("<script"); at != page.npos; at = page.find("<script", at + 1)) {
+  for (size_t at = page.find("<script"); at != std::string::npos;
+       at = page.find("<script", at + 1)) {
     ++scripts;
   }
   EXPECT_EQ(scripts, 3u);
@@ -370,7 +371,7 @@ TEST(ReportPageTest, NothingIsLoaded) {
   EXPECT_NE(page.find("default-src 'none'"), std::string::npos);
   for (const char* loader : {"<link", "<iframe", " src=\"", "@import", "url("}) {
     const size_t head = page.find(loader);
-    EXPECT_TRUE(head == page.npos || head > page.find("<script>(() =>")) << loader;
+    EXPECT_TRUE(head == std::string::npos || head > page.find("<script>(() =>")) << loader;
   }
   EXPECT_NE(page.find("Redistribution and use in source and binary forms"), std::string::npos);
   for (const char* marker : {"@TITLE@", "@STYLE@", "@DATA@", "@VEGA@", "@SCRIPT@", "@CHOICE@"}) {
