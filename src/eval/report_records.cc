@@ -23,7 +23,7 @@ constexpr const char* kTasks[] = {"kld",   "ppl",       "ppl_streaming", "niah_s
 constexpr const char* kPlanSettings[] = {"calibration",   "window",     "sinks",
                                          "skip_layers",   "head_floor", "chunkwise",
                                          "while_reading", "key_codec",  "value_codec"};
-constexpr const char* kTaskSettings[] = {"values", "chat", "aware", "next"};
+constexpr const char* kTaskSettings[] = {"values", "chat", "aware", "next", "from", "distance"};
 constexpr const char* kOrigin[] = {"version", "fingerprint", "cpu", "threads", "seed", "date"};
 
 // One record and where it stands.
