@@ -132,10 +132,12 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments) {
   flags.eval.AddTo(line, "needles hidden at each length");
   line.Footer(
       "--length counts the prompt and its answer. The text is compressed before the question is "
-      "read (but\nsee --aware); the question and the answer, greedy, stay whole. The full cache is "
-      "always measured "
-      "too. One reading serves\nall plans; with --while-reading, --chunkwise or --kv-limit each "
-      "plan reads anew and evicts on the way.");
+      "read, "
+      "unless\n--aware; question and answer, greedy, stay whole. The full cache is always measured "
+      "too. "
+      "One reading\nserves all plans; with --while-reading, --chunkwise or --kv-limit each plan "
+      "reads "
+      "anew and evicts on\nthe way.");
   if (!line.Parse(arguments)) return kDone;
   flags.eval.Check();
   if (flags.values != "numbers" && flags.values != "words") {

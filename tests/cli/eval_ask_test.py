@@ -103,6 +103,17 @@ class RulerTest(AskTest):
         self.refused(2, "--trials is 0", *self.flags, "--trials", "0")
 
 
+class NeedleTest(AskTest):
+    def test_aware(self):
+        flags = ["eval", "needle", "--haystack", self.write("essay.txt", FACT * 40), "--scorer",
+                 "knorm", "-l", "400", "--trials", "1", "--json", "--out", self.path("o.jsonl"),
+                 *ONE_THREAD]
+        unaware, aware = self.json(*flags), self.json(*flags, "--aware")
+        self.assertEqual((unaware["aware"], aware["aware"]), (False, True))
+        self.assertGreater(aware["context_tokens"], unaware["context_tokens"] + 10)
+        self.assertEqual(len(self.lines("o.jsonl")), 4)
+
+
 class LongBenchTest(AskTest):
     def setUp(self):
         super().setUp()
