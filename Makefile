@@ -28,6 +28,7 @@ demo: setup ## hide a fact in a long document, keep a quarter of the cache, find
 	@scripts/demo.sh
 
 test: build ## everything that must pass
+	@scripts/setup.sh --tests
 	@ctest --preset release
 
 check: ## format, clang-tidy, sanitizers, fuzzers

@@ -2,8 +2,9 @@
 # Installs what pith needs to be built, tested and tried, and says so before it does.
 #
 #   scripts/setup.sh           compiler, libraries, ggml, the default model, long texts,
-#                              words, Vega-Lite, Chromium
-#   scripts/setup.sh --check   the same and what `make check` needs (clang and its tools)
+#                              words, Vega-Lite
+#   scripts/setup.sh --tests   the same and Chromium, with which a test looks at a report
+#   scripts/setup.sh --check   all that and what `make check` needs (clang and its tools)
 #   scripts/setup.sh --peers   the same and llama.cpp in .venv-peers, to measure against
 #
 # GGML_DIR=DIR   use the ggml in DIR (a prefix, or the folder of ggml-config.cmake), install none
@@ -16,13 +17,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 want_check=0
+want_tests=0
 want_peers=0
 for argument in "$@"; do
   case "$argument" in
-    --check) want_check=1 ;;
+    --tests) want_tests=1 ;;
+    --check) want_check=1 want_tests=1 ;;
     --peers) want_peers=1 ;;
     *)
-      echo "setup: unknown argument '$argument', expected --check or --peers" >&2
+      echo "setup: unknown argument '$argument', expected --tests, --check or --peers" >&2
       exit 2
       ;;
   esac
@@ -166,7 +169,6 @@ install_packages() {
   [ ${#missing[@]} = 0 ] || die "still missing after the installation: ${missing[*]}"
 }
 
-# Only one test needs it.
 install_browser() {
   command -v chromium >/dev/null || apt_install chromium ||
     say "there is no chromium, so cli_report_page_test will fail"
@@ -311,7 +313,7 @@ install_peers() {
 }
 
 install_packages
-install_browser
+[ $want_tests = 0 ] || install_browser
 make_venv .venv
 install_ggml
 install_model
