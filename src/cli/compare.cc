@@ -17,6 +17,7 @@
 #include "cli/report.h"
 #include "cli/verbs.h"
 #include "eval/haystack.h"
+#include "eval/log_probs.h"
 
 namespace pith::cli {
 namespace {
@@ -42,14 +43,6 @@ struct CompareFlags {
   bool json = false;
   std::string worker;  // which side this process measures; empty in the process that was called
 };
-
-// -log p(token) in nats.
-double NegativeLogLikelihood(std::span<const float> logits, Token token) {
-  const double top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(logit - top);
-  return top + std::log(sum) - logits[static_cast<size_t>(token)];
-}
 
 // `sentence` between two of the text's own, as near to `depth` percent of it as there is a place.
 std::string Planted(const std::string& text, const std::string& sentence, double depth) {

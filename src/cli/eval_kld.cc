@@ -1,15 +1,19 @@
 // pith eval kld: how far predictions move.
+#include "eval/kld.h"
+
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/eval_plans.h"
 #include "cli/eval_tasks.h"
+#include "cli/output_file.h"
+#include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
-#include "eval/kld.h"
+#include "eval/kld_base.h"
 
 namespace pith::cli {
 namespace {
@@ -24,16 +28,28 @@ struct KldFlags {
   EvalFlags eval;
   std::vector<std::string> text;
   int next = 128;
+  std::string base;
+  std::string save_base;
 };
 
-Json TaskSettings(const KldFlags& flags, const Model& model, const SessionOptions& options,
-                  const std::vector<std::string>& texts) {
-  Json json = {"kld",           kTaskVersion, model.info().fingerprint, flags.eval.seed(),
-               options.n_batch, flags.next};
-  for (const std::string& text : texts) {
-    json.push_back(fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())));
+// Has the full cache read every piece, each of `length` tokens to compress and those that follow.
+void SaveBase(const KldFlags& flags, const Model& model, const TextPieces& pieces,
+              const SessionOptions& options) {
+  const std::vector<int64_t> lengths = flags.eval.Lengths();
+  const auto n_pieces = static_cast<int>(lengths.size()) * flags.eval.trials();
+  KldBaseWriter writer(flags.save_base, model.info(), flags.next, n_pieces);
+  ProgressBar bar("base", "pieces");
+  int done = 0;
+  bar.Show(done, n_pieces);
+  for (int64_t length : lengths) {
+    for (int i = 0; i < flags.eval.trials(); ++i) {
+      const int trial = flags.eval.first_trial() + i;
+      const TextPiece piece = pieces.Make(trial, length + flags.next + 1);
+      writer.Add(length, trial, piece, PredictFull(model, piece, flags.next, options));
+      bar.Show(++done, n_pieces);
+    }
   }
-  return json;
+  writer.Commit();
 }
 
 KldSummary SummaryOf(const KldCell& cell, const KldCell& full, const KldFlags& flags) {
@@ -43,24 +59,24 @@ KldSummary SummaryOf(const KldCell& cell, const KldCell& full, const KldFlags& f
 Json RecordOf(const KldCell& cell, const KldCell& full, const KldFlags& flags, const Model& model,
               const SessionOptions& options) {
   const KldSummary sum = SummaryOf(cell, full, flags);
-  const auto pair = [](const Interval& interval) { return Json{interval.low, interval.high}; };
   Json json;
   json["task"] = "kld";
   AddTried(json, model, cell.length, cell.tried, flags.eval);
   json["next"] = flags.next;
   json["divergence"] = sum.mean;
-  json["divergence_interval"] = pair(sum.interval);
+  json["divergence_interval"] = Pair(sum.interval);
   json["divergence_median"] = sum.median;
   json["divergence_p99"] = sum.p99;
   json["divergence_p999"] = sum.p999;
   json["same_top"] = sum.same_top;
-  json["same_top_interval"] = pair(sum.same_top_interval);
-  json["nll"] = sum.nll;
-  json["full_nll"] = sum.full_nll;
-  json["nll_increase"] = sum.nll_increase;
-  json["nll_increase_interval"] = pair(sum.nll_increase_interval);
-  json["perplexity"] = std::exp(sum.nll);
-  json["full_perplexity"] = std::exp(sum.full_nll);
+  json["same_top_interval"] = Pair(sum.same_top_interval);
+  json["nll"] = sum.nll.mean;
+  json["full_nll"] = sum.nll.baseline;
+  json["nll_increase"] = sum.nll.increase;
+  json["nll_increase_interval"] = Pair(sum.nll.increase_interval);
+  json["perplexity"] = std::exp(sum.nll.mean);
+  json["perplexity_interval"] = {std::exp(sum.nll.interval.low), std::exp(sum.nll.interval.high)};
+  json["full_perplexity"] = std::exp(sum.nll.baseline);
   AddMeans(json, MeansOf(cell.outcomes), MeansOf(full.outcomes), flags.eval, options);
   return json;
 }
@@ -80,10 +96,10 @@ std::string TableOf(const std::vector<KldCell>& cells, const KldFlags& flags) {
     for (double value : {sum.median, sum.p99, sum.p999})
       row.push_back(fmt::format("{:.4f}", value));
     row.push_back(fmt::format("{:.1f}%", 100 * sum.same_top));
-    row.push_back(fmt::format("{:.2f}", std::exp(sum.nll)));
-    row.push_back(fmt::format("{:+.4f}", sum.nll_increase));
-    row.push_back(fmt::format("{:+.4f} to {:+.4f}", sum.nll_increase_interval.low,
-                              sum.nll_increase_interval.high));
+    row.push_back(fmt::format("{:.2f}", std::exp(sum.nll.mean)));
+    row.push_back(fmt::format("{:+.4f}", sum.nll.increase));
+    row.push_back(fmt::format("{:+.4f} to {:+.4f}", sum.nll.increase_interval.low,
+                              sum.nll.increase_interval.high));
     row.push_back(fmt::format("{:.1f}%", 100 * means.kept_fraction));
     row.push_back(FormatBytes(static_cast<uint64_t>(means.kv_bytes)));
     rows.push_back(std::move(row));
@@ -96,26 +112,33 @@ std::string TableOf(const std::vector<KldCell>& cells, const KldFlags& flags) {
 int EvalKld(const EvalTask& task, std::span<char* const> arguments) {
   KldFlags flags;
   CommandLine line(fmt::format("eval {}", task.name), task.summary);
-  line.Files("--text", flags.text,
-             "text files, or folders of .txt files, to cut pieces from (default: " +
-                 std::string(kCheckoutEssays) + " if that is there)");
+  AddTextFlag(line, flags.text);
   line.Option("--next", flags.next, "N", "tokens that are read, and predicted, after compression");
+  line.Option("--save-base", flags.save_base, "FILE",
+              "first have the full cache predict all pieces, and keep that in FILE (16 bits for "
+              "each token of the vocabulary)");
+  line.Option("--base", flags.base, "FILE",
+              "compare with what is in FILE; the full cache reads nothing itself");
   flags.eval.AddTo(line, "pieces of text of each length");
   line.Footer(
       "--length tokens of plain text are read and compressed; those that follow in the text are "
-      "read with the\\ncompressed and with the full cache. Divergence is KL(full || compressed) in "
-      "nats; intervals are a bootstrap\\nover pieces. One reading serves all plans; with "
-      "--while-reading, --chunkwise or --kv-limit each plan reads\\nanew and evicts on the way.");
+      "read with the\ncompressed and with the full cache. Divergence is KL(full || compressed) in "
+      "nats; intervals are a bootstrap\nover pieces. One reading serves all plans; with "
+      "--while-reading, --chunkwise or --kv-limit each plan reads\nanew and evicts on the way.");
   if (!line.Parse(arguments)) return kDone;
   flags.eval.Check();
   if (flags.next < 1 || flags.next > 100000) {
     throw UsageError(fmt::format("--next is {}, expected 1 to 100,000", flags.next));
   }
+  if (!flags.base.empty() && !flags.save_base.empty()) {
+    throw UsageError("--save-base makes the file that --base would read, expected one of the two");
+  }
+  if (!flags.save_base.empty()) CheckWritable(flags.save_base);
   const std::vector<std::string> texts = ReadTexts(flags.text, "--text");
 
   const Model model = flags.eval.LoadModel();
   const SessionOptions options = flags.eval.ForSession(model);
-  const KldTask pieces(model.tokenizer(), texts, flags.next, flags.eval.seed());
+  const TextPieces pieces(model.tokenizer(), texts, flags.eval.seed());
   const int64_t longest = std::min(pieces.longest(), ContextOf(model, options));
   flags.eval.CheckLengths(2, longest - flags.next - 1,
                           fmt::format("what the context and the longest text ({} tokens) hold with "
@@ -123,10 +146,23 @@ int EvalKld(const EvalTask& task, std::span<char* const> arguments) {
                                       pieces.longest(), flags.next + 1));
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);
   const Compression compression = flags.eval.compression(plans);
+  Json settings = TextSettings("kld", kTaskVersion, flags.eval, model, texts);
+  settings.push_back(options.n_batch);
+  settings.push_back(flags.next);
+  if (!flags.save_base.empty()) SaveBase(flags, model, pieces, options);
+  std::optional<KldBase> base;
+  const std::string& file = flags.base.empty() ? flags.save_base : flags.base;
+  if (!file.empty()) {
+    base = KldBase::Open(file, model.info());
+    settings.push_back("base");  // whose predictions are rounded
+  }
   const auto cells = RunCells<KldOutcome>(
-      flags.eval, TaskSettings(flags, model, options, texts), plans, "pieces",
+      flags.eval, settings, plans, "pieces",
       [&](int trial, int64_t length, std::span<const Plan> missing) {
-        return RunKld(model, pieces.Make(trial, length), missing, compression, options);
+        const TextPiece piece = pieces.Make(trial, length + flags.next + 1);
+        if (!base) return RunKld(model, piece, flags.next, missing, compression, options);
+        const FullPredictions full = base->Find(length, trial, piece, flags.next);
+        return RunKld(model, piece, flags.next, missing, compression, options, &full);
       });
   if (flags.eval.json()) {
     PrintRecords(cells, [&](const KldCell& cell, const KldCell& full) {

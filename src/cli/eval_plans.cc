@@ -55,14 +55,20 @@ void EvalFlags::AddTo(CommandLine& line, const std::string& trials) {
   line.Option("--first-trial", first_trial_, "N",
               "number of the first one, so that several processes may share the work");
   line.Option("-s,--seed", seed_, "N", "seed of the trials, the same ones for every plan");
-  line.Flag("--while-reading", while_reading_,
-            "every plan reads anew and evicts on the way (scorers that repeat the text: "
-            "chunkwise), where otherwise one reading with the full cache serves all plans");
+  if (tries_ == Tries::kPlans) {
+    line.Flag("--while-reading", while_reading_,
+              "every plan reads anew and evicts on the way (scorers that repeat the text: "
+              "chunkwise), where otherwise one reading with the full cache serves all plans");
+  }
   line.Option("--out", out_, "FILE",
               "append every finished trial as a JSON line; trials that are there are not repeated");
   line.Flag("--json", json_, "print a list of records, or one record if one plan is tried");
   model_.AddTo(line);
-  plan_.AddTo(line, lists_);
+  if (tries_ == Tries::kScorers) {
+    plan_.AddScorersTo(line, lists_.scorers);
+  } else {
+    plan_.AddTo(line, lists_);
+  }
   plan_.SetReading(Reading::kDocument);
 }
 
@@ -109,7 +115,8 @@ void EvalFlags::CheckLengths(int64_t low, int64_t high, const std::string& why) 
 }
 
 std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions& options) const {
-  std::vector<TriedPlan> plans = {{Plan(), ""}};
+  std::vector<TriedPlan> plans;
+  if (tries_ != Tries::kScorers) plans.push_back({Plan(), ""});
   for (const std::string& text : lists_.scorers) {
     const auto [scorer, calibration] = ParseScorer(text);
     std::shared_ptr<const Calibration> shared;
@@ -124,6 +131,11 @@ std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions
         shared = tried.plan.calibration;
         for (const std::string& budget : lists_.budgets) {
           tried.plan.budget = budget;
+          if (tries_ == Tries::kScorers) {
+            tried.plan.keep.kind = Keep::Kind::kFraction;
+            tried.plan.keep.fraction = 1;
+            tried.plan.budget = "uniform";
+          }
           if (while_reading_ && !tried.full()) {
             const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
             tried.plan.chunkwise = tried.plan.chunkwise || repeats;
@@ -189,6 +201,24 @@ std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::st
   }
   return documents;
 }
+
+void AddTextFlag(CommandLine& line, std::vector<std::string>& names) {
+  line.Files("--text", names,
+             "text files, or folders of .txt files, to cut pieces from (default: " +
+                 std::string(kCheckoutEssays) + " if that is there)");
+}
+
+Json TextSettings(const std::string& task, int version, const EvalFlags& flags, const Model& model,
+                  const std::vector<std::string>& texts) {
+  Json json = {task, version, model.info().fingerprint, flags.seed()};
+  Json& hashes = json.emplace_back(Json::array());
+  for (const std::string& text : texts) {
+    hashes.push_back(fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())));
+  }
+  return json;
+}
+
+Json Pair(const Interval& interval) { return {interval.low, interval.high}; }
 
 int64_t ContextOf(const Model& model, const SessionOptions& options) {
   return options.n_ctx > 0 ? options.n_ctx : model.info().n_ctx_train;

@@ -13,6 +13,7 @@
 #include "cli/progress_bar.h"
 #include "cli/report.h"
 #include "eval/branches.h"
+#include "eval/interval.h"
 #include "eval/trial_log.h"
 
 namespace pith::cli {
@@ -27,6 +28,15 @@ struct TriedPlan {
 
 class EvalFlags {
  public:
+  enum class Tries {
+    kPlans,
+    kPlansWhileReading,  // as if --while-reading were given, which is not a flag then
+    kScorers,            // plans that evict nothing, but have their entries judged
+  };
+
+  explicit EvalFlags(Tries tries = Tries::kPlans)
+      : tries_(tries), while_reading_(tries == Tries::kPlansWhileReading) {}
+
   // --length --trials --first-trial --seed --while-reading --out --json, model and plan. `trials`
   // says in the help what a trial is.
   void AddTo(CommandLine& line, const std::string& trials);
@@ -39,8 +49,8 @@ class EvalFlags {
   std::vector<int64_t> Lengths() const;
   // Throws UsageError unless all lengths are from `low`, which `why` explains, to `high`.
   void CheckLengths(int64_t low, int64_t high, const std::string& why) const;
-  // The full cache, then every scorer with every keep, budget and window. Throws UsageError for one
-  // that makes no sense for the model.
+  // The full cache, then every scorer with every keep, budget and window; or the scorers alone.
+  // Throws UsageError for one that makes no sense for the model.
   std::vector<TriedPlan> Plans(const Model& model, const SessionOptions& options) const;
   Compression compression(std::span<const TriedPlan> plans) const;
 
@@ -55,6 +65,7 @@ class EvalFlags {
   bool json() const { return json_; }
 
  private:
+  Tries tries_;
   ModelFlags model_;
   PlanFlags plan_{"25%", kAutoScorer};
   PlanLists lists_ = {{"25%"}, {kAutoScorer}, {Plan().budget}, {std::to_string(Plan().window)}};
@@ -63,7 +74,7 @@ class EvalFlags {
   uint64_t seed_ = 42;
   int trials_ = 40;
   int first_trial_ = 0;
-  bool while_reading_ = false;
+  bool while_reading_;
   bool json_ = false;
 };
 
@@ -71,6 +82,10 @@ class EvalFlags {
 // one that names them. Throws UsageError.
 std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::string& flag);
 inline constexpr char kCheckoutEssays[] = ".deps/texts/essays";
+// --text, for tasks that cut pieces from plain text, and what such a piece depends on.
+void AddTextFlag(CommandLine& line, std::vector<std::string>& names);
+nlohmann::ordered_json TextSettings(const std::string& task, int version, const EvalFlags& flags,
+                                    const Model& model, const std::vector<std::string>& texts);
 
 // length | scorer | keep | budget | window, as a table's cells.
 std::vector<std::string> PlanCells(const TriedPlan& plan, int64_t length);
@@ -99,6 +114,7 @@ ReadingMeans MeansOf(const std::vector<Outcome>& outcomes) {
 // Tokens that a session may read.
 int64_t ContextOf(const Model& model, const SessionOptions& options);
 
+nlohmann::ordered_json Pair(const Interval& interval);  // [low, high]
 // `model`, `fingerprint`, `length`, the plan with its `calibration`, `while_reading`.
 void AddTried(nlohmann::ordered_json& json, const Model& model, int64_t length,
               const TriedPlan& plan, const EvalFlags& flags);
@@ -124,6 +140,11 @@ struct Cell {
   std::vector<Outcome> outcomes;  // [trials]
 };
 
+// A list, or the record itself where one cell was asked for.
+inline void PrintRecords(const nlohmann::ordered_json& records, bool single) {
+  PrintJson(single ? records.back() : records);
+}
+
 // Records of all cells as a list, or as one record where one plan was tried at one length.
 // `record(cell, full)` makes one, `full` being the cell of the full cache at the same length.
 template <typename Outcome, typename Record>
@@ -138,7 +159,7 @@ void PrintRecords(const std::vector<Cell<Outcome>>& cells, const Record& record)
     }
     records.push_back(record(cell, *full));
   }
-  PrintJson(n_lengths == 1 && cells.size() <= 2 ? records.back() : records);
+  PrintRecords(records, n_lengths == 1 && cells.size() <= 2);
 }
 
 template <typename Outcome>

@@ -16,6 +16,8 @@ int EvalNeedle(const EvalTask& task, std::span<char* const> arguments);
 int EvalRuler(const EvalTask& task, std::span<char* const> arguments);
 int EvalLongBench(const EvalTask& task, std::span<char* const> arguments);
 int EvalKld(const EvalTask& task, std::span<char* const> arguments);
+int EvalPpl(const EvalTask& task, std::span<char* const> arguments);
+int EvalSpearman(const EvalTask& task, std::span<char* const> arguments);
 int EvalReport(const EvalTask& task, std::span<char* const> arguments);
 
 inline constexpr EvalTask kEvalTasks[] = {
@@ -24,6 +26,8 @@ inline constexpr EvalTask kEvalTasks[] = {
     {"ruler", "retrieve, trace and count in generated texts: RULER's tasks", EvalRuler},
     {"longbench", "answer questions about long texts from LongBench's files", EvalLongBench},
     {"kld", "how far compression moves the predictions of running text (KL divergence)", EvalKld},
+    {"ppl", "perplexity of texts that are read with a compressed cache", EvalPpl},
+    {"spearman", "whether scorers rank entries as later queries look at them", EvalSpearman},
     {"report", "draw what the others printed with --json: a page with plots, or tables",
      EvalReport},
 };

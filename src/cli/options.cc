@@ -68,6 +68,12 @@ std::string TauNotice(const Plan& plan) {
   return {};
 }
 
+void AddScorerListTo(CommandLine& line, std::vector<std::string>& scorers) {
+  line.List("--scorer", scorers, "NAME,...",
+            "which entries stay, each tried in turn: " + JoinedScorers() +
+                "; NAME@FILE takes another calibration for it");
+}
+
 }  // namespace
 
 void ModelFlags::AddFileTo(CommandLine& line) {
@@ -139,12 +145,16 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
   AddKeepsTo(line, lists.keeps);
   line.List("--budget", lists.budgets, "NAME,...",
             "who shares what stays, each tried in turn: " + JoinedBudgets());
-  line.List("--scorer", lists.scorers, "NAME,...",
-            "which entries stay, each tried in turn: " + JoinedScorers() +
-                "; NAME@FILE takes another calibration for it");
+  AddScorerListTo(line, lists.scorers);
   line.List("--window", lists.windows, "N,...",
             "most recent entries, never dropped, each tried in turn");
   AddRestTo(line);
+}
+
+void PlanFlags::AddScorersTo(CommandLine& line, std::vector<std::string>& scorers) {
+  line.Group("Scorers");
+  AddScorerListTo(line, scorers);
+  AddCalibrationTo(line);
 }
 
 PlanFlags PlanFlags::With(const std::string& scorer, int window,
@@ -190,11 +200,15 @@ void PlanFlags::AddRestTo(CommandLine& line) {
   line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
   line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
   line.Option("--value-codec", plan_.value_codec, "NAME", "how values are stored: f16");
+  AddCalibrationTo(line);
+  line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
+}
+
+void PlanFlags::AddCalibrationTo(CommandLine& line) {
   line.Option(
       "--calibration", calibration_, "FILE",
       "calibration for the scorers qfilter, kvzap, kvzap+ and expected_calibrated (default: "
       "the one that fits the model, beside it or installed with pith)");
-  line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
 }
 
 Plan PlanFlags::Parsed(const std::string& keep) const {

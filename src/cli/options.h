@@ -54,6 +54,8 @@ class PlanFlags {
   void AddTo(CommandLine& line, std::vector<std::string>& keeps);  // for verbs that try several
   // The plans made here have the budget "auto"; the verb sets those it tries itself.
   void AddTo(CommandLine& line, PlanLists& lists);
+  // --scorer and --calibration only, for verbs that evict nothing.
+  void AddScorersTo(CommandLine& line, std::vector<std::string>& scorers);
   // These flags with another scorer and window and, unless it is empty, another calibration.
   PlanFlags With(const std::string& scorer, int window, const std::string& calibration) const;
 
@@ -86,6 +88,7 @@ class PlanFlags {
   void AddKeepsTo(CommandLine& line, std::vector<std::string>& keeps);
   void AddBudgetTo(CommandLine& line);
   void AddScorerAndWindowTo(CommandLine& line);
+  void AddCalibrationTo(CommandLine& line);
   void AddRestTo(CommandLine& line);
   Plan Parsed(const std::string& keep) const;
   std::shared_ptr<const Calibration> GivenCalibration(const Model& model) const;

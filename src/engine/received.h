@@ -33,7 +33,16 @@ class ReceivedAttention {
   void Log(int layer, int kv_head, const Cache& cache, const OutputNorms& norms,
            std::span<const int32_t> positions, std::span<float> log_received) const;
 
+  // What the entries receive as it is: for all but the last `distance` of them the mean of a_gji
+  // over the query heads g and the queries j >= position + distance. [n_tokens - distance]
+  std::vector<double> Mean(int layer, int kv_head, const Cache& cache, int64_t distance) const;
+
  private:
+  // Sum over queries j of a_gji / norm(j) for the entries i <= j - distance; the norm of hidden
+  // states, or 1. [n_tokens]
+  std::vector<float> Sum(int layer, int head, std::span<const float> keys, int64_t distance,
+                         bool by_hidden) const;
+
   const ModelInfo& info_;
   int64_t n_tokens_;
   std::vector<float> queries_;       // [n_layers, n_tokens, n_heads, head_dim]

@@ -27,7 +27,25 @@ bool SameJudge(const Plan& a, const Plan& b) {
   return a.scorer == b.scorer && a.calibration == b.calibration && a.seed == b.seed;
 }
 
-// A session that reads for all plans and evicts nothing.
+}  // namespace
+
+ReadingStats StatsOf(const Session& session, const Plan& plan, const TimeStats& times) {
+  const CacheStats cache = session.stats();
+  ReadingStats stats;
+  stats.tokens = cache.tokens;
+  stats.entries = cache.entries;
+  stats.entries_full = cache.entries_full;
+  stats.entries_per_head.resize(static_cast<size_t>(session.model().info().n_layers));
+  for (const HeadStats& head : cache.heads) {  // in order of layer, then head
+    stats.entries_per_head[static_cast<size_t>(head.layer)].push_back(head.entries);
+  }
+  stats.kv_bytes = cache.kv_bytes;
+  stats.read_s = times.read_s - times.score_s;
+  stats.score_s = Repeats(plan, session.model()) ? times.score_s : 0;
+  stats.date = fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
+  return stats;
+}
+
 Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOptions options) {
   std::vector<Plan> judges;
   for (const Plan& plan : plans) {
@@ -43,25 +61,6 @@ Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOpt
   return Session(model, judges.front(), options);
 }
 
-}  // namespace
-
-ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats) {
-  const CacheStats cache = session.stats();
-  ReadingStats stats;
-  stats.tokens = cache.tokens;
-  stats.entries = cache.entries;
-  stats.entries_full = cache.entries_full;
-  stats.entries_per_head.resize(static_cast<size_t>(session.model().info().n_layers));
-  for (const HeadStats& head : cache.heads) {  // in order of layer, then head
-    stats.entries_per_head[static_cast<size_t>(head.layer)].push_back(head.entries);
-  }
-  stats.kv_bytes = cache.kv_bytes;
-  stats.read_s = times.read_s - times.score_s;
-  stats.score_s = repeats ? times.score_s : 0;
-  stats.date = fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
-  return stats;
-}
-
 void ForEachPlan(
     const Model& model, std::span<const Token> opening, std::span<const Token> text,
     std::span<const Plan> plans, Compression compression, const SessionOptions& options,
@@ -70,7 +69,7 @@ void ForEachPlan(
     for (size_t i = 0; i < plans.size(); ++i) {
       Session session(model, plans[i], options);
       ReadText(session, opening, text);
-      use(i, session, StatsOf(session, session.times(), Repeats(plans[i], model)));
+      use(i, session, StatsOf(session, plans[i], session.times()));
     }
     return;
   }
@@ -78,7 +77,7 @@ void ForEachPlan(
   ReadText(reader, opening, text);
   for (size_t i = 0; i < plans.size(); ++i) {
     Session branch = KeepsAll(plans[i]) ? reader.Fork() : reader.Fork(plans[i]);
-    use(i, branch, StatsOf(branch, reader.times(), Repeats(plans[i], model)));
+    use(i, branch, StatsOf(branch, plans[i], reader.times()));
   }
 }
 

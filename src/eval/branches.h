@@ -35,9 +35,12 @@ struct ReadingStats {
   std::string date;    // when it was measured, UTC: 2026-11-23T05:00:00Z
 };
 
-// Of what `session`, whose plan judges by repeating where `repeats`, has read. `times` are those of
-// the session that did the reading.
-ReadingStats StatsOf(const Session& session, const TimeStats& times, bool repeats);
+// Of what `session` has read for `plan`. `times` are those of the session that did the reading.
+ReadingStats StatsOf(const Session& session, const Plan& plan, const TimeStats& times);
+
+// A session that is yet to read for all plans, judged by the scorers of all and evicting nothing,
+// so that Fork(plan) evicts for one of them. Throws what Session throws.
+Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOptions options);
 
 // Calls `use` for one plan after the other with a session that has read `opening` (may be empty),
 // which is never evicted, and `text`, compressed by plans[index]. A plan that keeps all is the full

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/fail.h"
 #include "eval/seeded_random.h"
@@ -49,6 +50,29 @@ Interval BootstrapMeanOfMeans(std::span<const std::vector<double>> groups, uint6
     means.push_back(mean / static_cast<double>(groups.size()));
   }
   return {Quantile(means, 0.025), Quantile(means, 0.975)};
+}
+
+double Mean(std::span<const double> values) {
+  if (values.empty()) Fail(ErrorCode::kInvalidArgument, "no values to average, expected some");
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+PairedMeans ComparePaired(std::span<const double> baseline, std::span<const double> values,
+                          uint64_t seed) {
+  if (baseline.size() != values.size()) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} values and {} to compare them with, expected the same number", values.size(),
+         baseline.size());
+  }
+  std::vector<double> increases;
+  for (size_t i = 0; i < values.size(); ++i) increases.push_back(values[i] - baseline[i]);
+  PairedMeans means;
+  means.mean = Mean(values);
+  means.interval = BootstrapMean(values, seed);
+  means.baseline = Mean(baseline);
+  means.increase = Mean(increases);
+  means.increase_interval = BootstrapMean(increases, seed);
+  return means;
 }
 
 double Quantile(std::span<const double> values, double q) {

@@ -26,6 +26,23 @@ Interval BootstrapMean(std::span<const double> values, uint64_t seed);
 // Throws Error(kInvalidArgument) for no groups, or an empty one.
 Interval BootstrapMeanOfMeans(std::span<const std::vector<double>> groups, uint64_t seed);
 
+// Throws Error(kInvalidArgument) for no values.
+double Mean(std::span<const double> values);
+
+// A measure of several trials, beside a baseline's on the same ones.
+struct PairedMeans {
+  double mean = 0;
+  Interval interval;
+  double baseline = 0;
+  double increase = 0;  // mean - baseline
+  Interval increase_interval;
+};
+
+// Intervals are BootstrapMean's, that of the increase over differences trial by trial.
+// Throws Error(kInvalidArgument) for no values, or for another number of them.
+PairedMeans ComparePaired(std::span<const double> baseline, std::span<const double> values,
+                          uint64_t seed);
+
 // The value below which the share q in [0, 1] lies, linear between two values.
 // Throws Error(kInvalidArgument) for no values.
 double Quantile(std::span<const double> values, double q);

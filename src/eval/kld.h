@@ -3,55 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "eval/branches.h"
 #include "eval/interval.h"
-#include "pith/text.h"
+#include "eval/text_pieces.h"
 
 namespace pith {
-
-// The natural logarithm of softmax(logits), in double precision. logits, log_probs [n]
-void LogSoftmax(std::span<const float> logits, std::span<double> log_probs);
-
-// sum_i p_i (ln p_i - ln q_i), in nats, of two distributions given by their logarithms; terms
-// without p are 0. Not below 0, where rounding would leave it.
-double Divergence(std::span<const double> log_p, std::span<const double> log_q);
-
-struct KldPiece {
-  int document = 0;
-  int64_t begin = 0;           // first token of the document that is read
-  std::vector<Token> opening;  // BOS if the model expects one
-  std::vector<Token> context;
-  std::vector<Token> next;  // read after compression; the last one only to be predicted
-};
-
-// Pieces of plain text, without a chat template.
-class KldTask {
- public:
-  // `documents` are UTF-8. Compares `n_next` predictions, at least 1.
-  // Throws Error(kInvalidArgument).
-  KldTask(const Tokenizer& tokenizer, std::span<const std::string> documents, int n_next,
-          uint64_t seed);
-
-  // Tokens of the longest document.
-  int64_t longest() const;
-
-  // Piece `index`: `length` tokens, BOS included, and n_next + 1 that follow them in the same
-  // document. Places are spread as evenly as can be over all documents that are long enough, by
-  // steps of the golden ratio from a seeded start, so that what is predicted hardly ever overlaps.
-  // Throws Error(kInvalidArgument) when no document is long enough.
-  KldPiece Make(int index, int64_t length) const;
-
- private:
-  bool has_bos_;
-  Token bos_;
-  int n_next_;
-  uint64_t seed_;
-  std::vector<std::vector<Token>> documents_;
-};
 
 // One piece with one plan, at each of the n_next predictions.
 struct KldOutcome : ReadingStats {
@@ -63,12 +23,26 @@ struct KldOutcome : ReadingStats {
   int64_t begin = 0;
 };
 
-// Reads context, compresses, and has the tokens that follow read (pinned: nothing more is evicted).
-// The full cache does the same, whether it is among the plans or not. One outcome per plan.
+// What the full cache predicts of a piece.
+struct FullPredictions {
+  KldOutcome outcome;
+  // Logarithms of the probabilities of prediction `row` [n_vocab].
+  std::function<void(size_t row, std::span<double> log_probs)> log_probs;
+};
+
+// Reads a piece with the full cache. Its last n_next + 1 tokens are those that RunKld compares.
 // Throws what Session throws.
-std::vector<KldOutcome> RunKld(const Model& model, const KldPiece& piece,
+FullPredictions PredictFull(const Model& model, const TextPiece& piece, int n_next,
+                            const SessionOptions& options);
+
+// Reads a piece but for its last n_next + 1 tokens, compresses, and has those read but for the very
+// last, which is only predicted (pinned: nothing more is evicted). The full cache does the same,
+// whether it is among the plans or not, unless what it predicts is known. One outcome per plan.
+// Throws what Session throws.
+std::vector<KldOutcome> RunKld(const Model& model, const TextPiece& piece, int n_next,
                                std::span<const Plan> plans, Compression compression,
-                               const SessionOptions& options);
+                               const SessionOptions& options,
+                               const FullPredictions* known = nullptr);
 
 struct KldSummary {
   double mean = 0;    // of the divergence, over all predictions
@@ -78,10 +52,7 @@ struct KldSummary {
   double p999 = 0;
   double same_top = 0;  // share
   Interval same_top_interval;
-  double nll = 0;
-  double full_nll = 0;
-  double nll_increase = 0;
-  Interval nll_increase_interval;
+  PairedMeans nll;  // beside the full cache's
 };
 
 // Of all pieces, [n_pieces] each and in the same order. Intervals are of 95 %, by a bootstrap over

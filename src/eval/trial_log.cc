@@ -50,6 +50,32 @@ void Read(const Json& json, ScoredOutcome& outcome) {
   json.at("answer").get_to(outcome.answer);
 }
 
+void Write(Json& json, const PplOutcome& outcome) {
+  json["document"] = outcome.document;
+  json["begin"] = outcome.begin;
+  json["nll"] = outcome.nll;
+  json["by_position"] = outcome.by_position;
+}
+
+void Read(const Json& json, PplOutcome& outcome) {
+  json.at("document").get_to(outcome.document);
+  json.at("begin").get_to(outcome.begin);
+  json.at("nll").get_to(outcome.nll);
+  json.at("by_position").get_to(outcome.by_position);
+}
+
+void Write(Json& json, const SpearmanOutcome& outcome) {
+  json["document"] = outcome.document;
+  json["begin"] = outcome.begin;
+  json["per_head"] = outcome.per_head;
+}
+
+void Read(const Json& json, SpearmanOutcome& outcome) {
+  json.at("document").get_to(outcome.document);
+  json.at("begin").get_to(outcome.begin);
+  json.at("per_head").get_to(outcome.per_head);
+}
+
 void Write(Json& json, const KldOutcome& outcome) {
   json["document"] = outcome.document;
   json["begin"] = outcome.begin;
@@ -66,8 +92,27 @@ void Read(const Json& json, KldOutcome& outcome) {
   json.at("same_top").get_to(outcome.same_top);
 }
 
+[[noreturn]] void FailLine(const std::filesystem::path& file, int line) {
+  Fail(ErrorCode::kFormat,
+       "line {} of {} is not a finished trial as this version writes it, expected a file made by "
+       "--out of the same task",
+       line, file.string());
+}
+
+[[noreturn]] void FailWriting(const std::filesystem::path& file, int error) {
+  Fail(ErrorCode::kIo, "cannot write {}: {}", file.string(), std::strerror(error));
+}
+
+int OpenToAppend(const std::filesystem::path& file) {
+  const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor < 0) FailWriting(file, errno);
+  return descriptor;
+}
+
+}  // namespace
+
 template <typename Outcome>
-std::string ToLine(const TrialRecord<Outcome>& record) {
+std::string TrialLine(const TrialRecord<Outcome>& record) {
   const auto or_null = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
   const Outcome& outcome = record.outcome;
   Json json;
@@ -92,7 +137,7 @@ std::string ToLine(const TrialRecord<Outcome>& record) {
 }
 
 template <typename Outcome>
-TrialRecord<Outcome> FromLine(std::string_view line) {
+TrialRecord<Outcome> ParseTrialLine(std::string_view line) try {
   const Json json = Json::parse(line);
   TrialRecord<Outcome> record;
   Outcome& outcome = record.outcome;
@@ -109,26 +154,9 @@ TrialRecord<Outcome> FromLine(std::string_view line) {
   json.at("score_s").get_to(outcome.score_s);
   json.at("date").get_to(outcome.date);
   return record;
+} catch (const Json::exception&) {
+  Fail(ErrorCode::kFormat, "the line is not a finished trial, expected one of the same task");
 }
-
-[[noreturn]] void FailLine(const std::filesystem::path& file, int line) {
-  Fail(ErrorCode::kFormat,
-       "line {} of {} is not a finished trial as this version writes it, expected a file made by "
-       "--out of the same task",
-       line, file.string());
-}
-
-[[noreturn]] void FailWriting(const std::filesystem::path& file, int error) {
-  Fail(ErrorCode::kIo, "cannot write {}: {}", file.string(), std::strerror(error));
-}
-
-int OpenToAppend(const std::filesystem::path& file) {
-  const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor < 0) FailWriting(file, errno);
-  return descriptor;
-}
-
-}  // namespace
 
 template <typename Outcome>
 TrialLog<Outcome>::TrialLog(std::filesystem::path file) : file_(std::move(file)) {
@@ -150,9 +178,9 @@ TrialLog<Outcome>::TrialLog(std::filesystem::path file) : file_(std::move(file))
       return;
     }
     try {
-      TrialRecord<Outcome> record = FromLine<Outcome>(line);
+      TrialRecord<Outcome> record = ParseTrialLine<Outcome>(line);
       outcomes_[{record.settings, record.length, record.trial}] = std::move(record.outcome);
-    } catch (const Json::exception&) {
+    } catch (const Error&) {
       FailLine(file_, number);
     }
     at = end + 1;
@@ -169,7 +197,7 @@ const Outcome* TrialLog<Outcome>::Find(const std::string& settings, int64_t leng
 template <typename Outcome>
 void TrialLog<Outcome>::Add(const TrialRecord<Outcome>& record) {
   if (!file_.empty()) {
-    const std::string line = ToLine(record);
+    const std::string line = TrialLine(record);
     const int descriptor = OpenToAppend(file_);
     // One write, so that a kill leaves at most the last line torn.
     const ssize_t written = write(descriptor, line.data(), line.size());
@@ -183,5 +211,9 @@ void TrialLog<Outcome>::Add(const TrialRecord<Outcome>& record) {
 template class TrialLog<NeedleOutcome>;
 template class TrialLog<KldOutcome>;
 template class TrialLog<ScoredOutcome>;
+template class TrialLog<PplOutcome>;
+template class TrialLog<SpearmanOutcome>;
+template std::string TrialLine(const TrialRecord<KldOutcome>&);
+template TrialRecord<KldOutcome> ParseTrialLine(std::string_view);
 
 }  // namespace pith

@@ -5,10 +5,13 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 #include "eval/kld.h"
 #include "eval/needle_run.h"
+#include "eval/ppl.h"
+#include "eval/spearman.h"
 
 namespace pith {
 
@@ -27,7 +30,13 @@ struct TrialRecord {
   Outcome outcome;
 };
 
-// Of NeedleOutcome, KldOutcome or ScoredOutcome.
+// A record as a line of JSON, with a line break at its end, and back. Throws Error(kFormat).
+template <typename Outcome>
+std::string TrialLine(const TrialRecord<Outcome>& record);
+template <typename Outcome>
+TrialRecord<Outcome> ParseTrialLine(std::string_view line);
+
+// Of the outcome of any task.
 template <typename Outcome>
 class TrialLog {
  public:
@@ -50,5 +59,9 @@ class TrialLog {
 extern template class TrialLog<NeedleOutcome>;
 extern template class TrialLog<KldOutcome>;
 extern template class TrialLog<ScoredOutcome>;
+extern template class TrialLog<PplOutcome>;
+extern template class TrialLog<SpearmanOutcome>;
+extern template std::string TrialLine(const TrialRecord<KldOutcome>&);
+extern template TrialRecord<KldOutcome> ParseTrialLine(std::string_view);
 
 }  // namespace pith

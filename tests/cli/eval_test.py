@@ -8,7 +8,7 @@ import signal
 import time
 import unittest
 
-from pith_process import FACT, ONE_THREAD, PithTest, Terminal
+from pith_process import FACT, ONE_THREAD, PithTest, Terminal, random_model
 
 HEADS = 2 * 2  # layers x KV heads of the random model
 
@@ -317,6 +317,152 @@ class KldTest(PithTest):
         ):
             self.refused(2, pattern, *self.bare, "--json", *flags)
         self.refused(2, "--text", "eval", "kld", *ONE_THREAD)
+
+
+class KldBaseTest(PithTest):
+    def setUp(self):
+        super().setUp()
+        self.text = self.write("text.txt", "".join(
+            f"Sentence number {i} says that {i * i} is the square of {i}. " for i in range(60)))
+        self.bare = ["eval", "kld", "--text", self.text, *ONE_THREAD, "-l", "300", "--scorer", "knorm",
+                     "--json"]
+        self.flags = [*self.bare, "--next", "4", "--trials", "2"]
+
+    def test_divergences_are_those_of_the_full_cache(self):
+        base = self.path("full.base")
+        for more in ([], ["--while-reading"]):
+            plans = [*self.flags, *more, "--keep", "50%,20%"]
+            exact = self.json(*plans)
+            saved = self.json(*plans, "--save-base", base)
+            read = self.json(*plans, "--base", base)
+            for want, *found in zip(exact, saved, read):
+                for record in found:
+                    self.assertAlmostEqual(record["divergence"], want["divergence"], delta=1e-5)
+                    for key in ("nll", "full_nll", "same_top", "keep", "kept_per_head"):
+                        self.assertEqual(record[key], want[key])
+
+    def test_what_does_not_fit_is_refused(self):
+        base = self.path("full.base")
+        self.json(*self.flags, "--keep", "50%", "--save-base", base)
+        before = self.files()
+        for pattern, *flags in (
+            ("does not hold piece 2", "--base", base, "--next", "4", "--trials", "3"),
+            ("does not hold piece", "--base", base, "--next", "5", "--trials", "2"),
+        ):
+            self.refused(1, pattern, *self.bare, "--keep", "50%", *flags)
+        for pattern, *flags in (
+            ("does not hold piece", "--base", base, "--seed", "7"),
+            ("does not hold piece", "--base", base, "-l", "200"),
+            ("is not a KLD base", "--base", self.text),
+            ("no/such.base", "--base", "no/such.base"),
+            ("fingerprint", "--base", base, "-m", random_model(1)),
+        ):
+            self.refused(1, pattern, *self.flags, "--keep", "50%", *flags)
+        self.refused(2, "--save-base.*--base", *self.flags, "--base", base, "--save-base", base)
+        self.refused(1, "cannot write", *self.flags, "--save-base", self.path("no/such.base"))
+        with open(base, "r+b") as file:
+            file.seek(5000)
+            file.write(b"damaged")
+        self.refused(1, "full.base: a part of piece 1 of 2 is damaged", *self.flags, "--base", base)
+        self.assertEqual(self.files(), before)
+
+
+class PplTest(PithTest):
+    def setUp(self):
+        super().setUp()
+        self.text = self.write("text.txt", "".join(
+            f"Sentence number {i} says that {i * i} is the square of {i}. " for i in range(60)))
+        self.bare = ["eval", "ppl", "--text", self.text, *ONE_THREAD]
+        self.flags = [*self.bare, "-l", "400", "--from", "150", "--window", "16", "--scorer", "knorm"]
+
+    def test_records(self):
+        out = self.json(*self.flags, "--trials", "3", "--keep", "50%,20%", "-b", "64", "--json")
+        self.assertEqual([(r["task"], r["scorer"], r["keep"]) for r in out],
+                         [("ppl", None, "100%"), ("ppl", "knorm", "50%"), ("ppl", "knorm", "20%")])
+        full = out[0]
+        self.assertEqual(full["nll_increase"], 0)
+        for record in out:
+            low, high = record["perplexity_interval"]
+            self.assertTrue(low <= record["perplexity"] <= high)
+            low, high = record["nll_increase_interval"]
+            self.assertTrue(low <= record["nll_increase"] <= high)
+            self.assertAlmostEqual(record["nll"] - record["nll_increase"], full["nll"])
+            self.assertAlmostEqual(math.log(record["perplexity"]), record["nll"])
+            self.assertEqual(record["full_perplexity"], full["perplexity"])
+            self.assertEqual([at["position"] for at in record["by_position"]], [0, 128, 256, 384])
+            self.assertEqual((record["context_tokens"], record["from"]), (400, 150))
+            self.assertTrue(record is full or record["while_reading"])
+        self.assertLess(out[2]["kept_fraction"], out[1]["kept_fraction"])
+
+    def test_streaming(self):
+        flags = [*self.flags, "--trials", "1", "--keep", "160", "--json", "--out", self.path("o.jsonl")]
+        out = self.json(*flags, "--streaming")
+        self.assertEqual(out["task"], "ppl_streaming")
+        self.assertEqual(out["kept_per_head"], [[160 / 400] * 2] * 2)
+        curve = [at["nll_increase"] for at in out["by_position"]]
+        self.assertAlmostEqual(curve[0], 0, delta=1e-3)  # the budget was not full yet
+        self.assertGreater(abs(curve[3]), 1e-3)
+        self.assertEqual(self.json(*flags, "--streaming"), out)
+        batches = self.json(*flags, "-b", "1")
+        self.assertEqual(batches["task"], "ppl")
+        self.assertAlmostEqual(batches["nll"], out["nll"], delta=1e-3)
+        with open(self.path("o.jsonl")) as file:
+            self.assertEqual(len(file.readlines()), 4)
+
+    def test_table(self):
+        out = self.done(*self.flags, "--trials", "2", "--keep", "50%")
+        self.assertRegex(out, r"(?m)^\| +400 \| full cache .*\| +\+0\.0000 \|")
+        self.assertRegex(out, r"(?m)^\| +400 \| knorm +\| +50% ")
+
+    def test_values_that_make_no_sense(self):
+        for pattern, *flags in (
+            ("--from is 0", "--from", "0"),
+            ("--length is 400, expected from 402", "-l", "400", "--from", "400"),
+            ("--length is 90000, .*longest text", "-l", "90000"),
+            ("--length is 1000, expected from 2049 .*kvzip", "-l", "1000", "--scorer", "kvzip"),
+            ("kvzip judges .*--streaming", "-l", "1000", "--scorer", "kvzip", "--streaming"),
+            ("--while-reading", "-l", "1000", "--while-reading"),
+        ):
+            self.refused(2, pattern, *self.bare, "--json", *flags)
+
+
+class SpearmanTest(PithTest):
+    def setUp(self):
+        super().setUp()
+        self.text = self.write("text.txt", "".join(
+            f"Sentence number {i} says that {i * i} is the square of {i}. " for i in range(60)))
+        self.flags = ["eval", "spearman", "--text", self.text, *ONE_THREAD, "-l", "200"]
+
+    def test_records(self):
+        more = ["--trials", "3", "--json", "--out", self.path("o.jsonl")]
+        flags = [*self.flags, *more, "--scorer", "knorm,random,kvzip"]
+        out = self.json(*flags)
+        self.assertEqual([(r["task"], r["scorer"], r["keep"], r["kept_fraction"]) for r in out],
+                         [("spearman", scorer, "100%", 1) for scorer in ("knorm", "random", "kvzip")])
+        for record in out:
+            low, high = record["spearman_interval"]
+            self.assertTrue(-1 <= low <= record["spearman"] <= high <= 1)
+            heads = [head for layer in record["per_head"] for head in layer]
+            self.assertEqual(len(heads), HEADS)
+            self.assertAlmostEqual(sum(heads) / HEADS, record["spearman"])
+        self.assertLess(abs(out[1]["spearman"]), 0.15)
+        self.assertEqual(self.json(*flags), out)
+        one = self.json(*self.flags, *more, "--scorer", "knorm", "--distance", "50")
+        self.assertEqual((one["scorer"], one["distance"]), ("knorm", 50))
+        self.assertNotEqual(one["spearman"], out[0]["spearman"])
+
+    def test_table(self):
+        out = self.done(*self.flags, "--trials", "1", "--scorer", "knorm")
+        self.assertRegex(out, r"(?m)^\| +200 \| knorm +\| +[+-]0\.\d{3} \|")
+
+    def test_values_that_make_no_sense(self):
+        for pattern, *flags in (
+            ("--distance is -1", "--distance=-1"),
+            ("--length is 200, expected from 204", "--distance", "200"),
+            ("no scorer 'fair'", "--scorer", "fair"),
+            ("--keep", "--keep", "50%"),
+        ):
+            self.refused(2, pattern, *self.flags, "--json", *flags)
 
 
 if __name__ == "__main__":

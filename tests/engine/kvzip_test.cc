@@ -11,8 +11,8 @@
 #include "attention/attention.h"
 #include "base/safetensors.h"
 #include "engine/default_model.h"
-#include "engine/rank_correlation.h"
 #include "engine/session_impl.h"
+#include "eval/rank_correlation.h"
 #include "tools/expect_error.h"
 #include "tools/temp_folder.h"
 

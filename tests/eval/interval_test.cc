@@ -87,5 +87,20 @@ TEST(BootstrapMeanOfMeansTest, GroupsCountAlike) {
   EXPECT_THROW(BootstrapMeanOfMeans(std::vector<std::vector<double>>{{1}, {}}, 1), Error);
 }
 
+TEST(ComparePairedTest, DifferencesAreTakenTrialByTrial) {
+  const std::vector<double> baseline = {1, 5, 9};
+  const std::vector<double> values = {1.5, 5.5, 9.5};
+  const PairedMeans means = ComparePaired(baseline, values, 1);
+  EXPECT_NEAR(means.mean, 5.5, 1e-15);
+  EXPECT_NEAR(means.baseline, 5, 1e-15);
+  EXPECT_NEAR(means.increase, 0.5, 1e-15);
+  EXPECT_LT(means.interval.low, 3);
+  EXPECT_GT(means.interval.high, 8);
+  EXPECT_NEAR(means.increase_interval.low, 0.5, 1e-15);
+  EXPECT_NEAR(means.increase_interval.high, 0.5, 1e-15);
+  EXPECT_THROW(ComparePaired(baseline, std::span(values).first(2), 1), Error);
+  EXPECT_THROW(ComparePaired({}, {}, 1), Error);
+}
+
 }  // namespace
 }  // namespace pith

@@ -134,6 +134,26 @@ TEST_F(TrialLogTest, ScoredAnswersComeBack) {
   EXPECT_THROW(NeedleLog{file_}, Error);
 }
 
+TEST_F(TrialLogTest, PerplexitiesAndRankCorrelationsComeBackToTheLastBit) {
+  TrialRecord<PplOutcome> ppl;
+  ppl.settings = "0123456789abcdef";
+  ppl.outcome.nll = 1.0 / 3;
+  ppl.outcome.by_position = {2.0 / 3, 1e-9};
+  TrialLog<PplOutcome>(file_).Add(ppl);
+  const TrialLog<PplOutcome> log(file_);
+  EXPECT_EQ(log.Find(ppl.settings, 0, 0)->nll, ppl.outcome.nll);
+  EXPECT_EQ(log.Find(ppl.settings, 0, 0)->by_position, ppl.outcome.by_position);
+  EXPECT_THROW(TrialLog<SpearmanOutcome>{file_}, Error);
+
+  fs::remove(file_);
+  TrialRecord<SpearmanOutcome> spearman;
+  spearman.settings = ppl.settings;
+  spearman.outcome.per_head = {{0.1, -1.0 / 3}, {1, 0}};
+  TrialLog<SpearmanOutcome>(file_).Add(spearman);
+  const TrialLog<SpearmanOutcome> ranks(file_);
+  EXPECT_EQ(ranks.Find(ppl.settings, 0, 0)->per_head, spearman.outcome.per_head);
+}
+
 TEST_F(TrialLogTest, WithoutAFileItRemembersOnly) {
   NeedleLog log;
   log.Add(Record(0, true));
