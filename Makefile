@@ -12,10 +12,10 @@ unexport GGML_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check format bench bench-long peers install clean
+.PHONY: help setup build demo test check format bench bench-long peers second-model install clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1:\2/p' Makefile | awk -F: '{ printf "make %-11s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1:\2/p' Makefile | awk -F: '{ printf "make %-13s%s\n", $$1, $$2 }'
 
 setup: ## install what is needed: Debian packages, ggml, the default model
 	@scripts/setup.sh
@@ -48,6 +48,9 @@ bench-long: build ## the same and models of 8B shape, with plots (an hour, 16 GB
 peers: ## install llama.cpp into .venv-peers, to measure against (8 minutes)
 	@scripts/setup.sh --peers
 	@scripts/build.sh release
+
+second-model: ## Qwen2.5-Coder-0.5B into models/, a second model to measure on (491 MB)
+	@scripts/second_model.sh
 
 install: build ## libpith, headers, the program and a CMake package to PREFIX
 	@cmake --install build/release --prefix "$(PREFIX)" | grep -v Up-to-date || true
