@@ -104,7 +104,7 @@ struct GoldenLayer {
     for (int t = kTokens - needs.recent_queries; t < kTokens; ++t) {
       positions.push_back(t);
       for (int head = 0; head < kHeads; ++head) {
-        const auto row = static_cast<ptrdiff_t>((head * kTokens + t) * kDim);
+        const ptrdiff_t row = (ptrdiff_t{head} * kTokens + t) * kDim;
         asked.insert(asked.end(), q.begin() + row, q.begin() + row + kDim);
       }
     }
