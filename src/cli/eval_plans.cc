@@ -234,18 +234,26 @@ ReadingMeans MeansOfReadings(std::span<const ReadingStats> readings) {
     means.kept_per_head.emplace_back(layer.size());
   }
   for (const ReadingStats& stats : readings) {
-    means.kept_fraction += share(stats.entries, stats.entries_full) / n;
-    means.tokens += static_cast<double>(stats.tokens) / n;
-    means.kv_bytes += static_cast<double>(stats.kv_bytes) / n;
-    means.read_s += stats.read_s / n;
-    means.score_s += stats.score_s / n;
+    means.kept_fraction += share(stats.entries, stats.entries_full);
+    means.tokens += static_cast<double>(stats.tokens);
+    means.kv_bytes += static_cast<double>(stats.kv_bytes);
+    means.read_s += stats.read_s;
+    means.score_s += stats.score_s;
     means.date = std::max(means.date, stats.date);
     for (size_t layer = 0; layer < means.kept_per_head.size(); ++layer) {
       for (size_t h = 0; h < means.kept_per_head[layer].size(); ++h) {
         means.kept_per_head[layer][h] +=
-            share(stats.entries_per_head.at(layer).at(h), stats.tokens) / n;
+            share(stats.entries_per_head.at(layer).at(h), stats.tokens);
       }
     }
+  }
+  // Divided once, at the end, so that a mean of shares up to 1 cannot be rounded to above 1.
+  for (double* sum :
+       {&means.kept_fraction, &means.tokens, &means.kv_bytes, &means.read_s, &means.score_s}) {
+    *sum /= n;
+  }
+  for (auto& layer : means.kept_per_head) {
+    for (double& sum : layer) sum /= n;
   }
   return means;
 }
