@@ -63,7 +63,7 @@ class Pages {
       std::byte* const* next = pages_.back().data();
       std::vector<HeadView> views;
       for (const int64_t n : heads) {
-        views.push_back({next, n, 0});
+        views.push_back(ExactHead(next, n, 0, head_dim));
         next += (n + kPageEntries - 1) / kPageEntries;
         n_entries_ += n;
       }

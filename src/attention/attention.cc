@@ -170,9 +170,13 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
     StateRows state =
         whole ? StateAt(own_state, shape.head_dim, n_rows) : PartialState(part, range);
     const HeadView& head = heads[task.head];
+    const TierView& tier = head.tiers[0];
     const bool causal = head.n_chunk > 0;
     const Segment segment = {
-        .pages = head.pages,
+        .pages = tier.pages,
+        .key_bytes = tier.key_bytes,
+        .keys = tier.keys,
+        .values = tier.values,
         .begin = range.begin * kBlockEntries,
         .end = std::min(range.end * kBlockEntries, task.n_entries),
         .head_dim = shape.head_dim,

@@ -136,14 +136,13 @@ template <int R>
 HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
                            const float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
                            float* HWY_RESTRICT factors) {
-  const size_t key_bytes = F16KeyBytes(s.head_dim);
   const std::byte* page = s.pages[step / kPageEntries];
   const auto offset = static_cast<int>(step % kPageEntries);
-  const std::byte* values = page + key_bytes;
+  const std::byte* values = page + s.key_bytes;
   const auto page_after = [&](int64_t n) {
     return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
   };
-  const Ahead ahead = {page_after(1) + key_bytes, page_after(2)};
+  const Ahead ahead = {page_after(1) + s.key_bytes, page_after(2)};
   for (int i = 0; i < count; i += kBlockEntries) {
     const size_t block = static_cast<size_t>(offset + i) * s.head_dim;
     ScoreBlock<R>(q, reinterpret_cast<const F16*>(page) + block, s.head_dim, scores + i,
@@ -155,7 +154,8 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
   }
   AccumulateValues<R>(reinterpret_cast<const F16*>(values) + size_t{1} * offset * s.head_dim, count,
                       s.head_dim, scores, factors,
-                      s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim), ahead + key_bytes);
+                      s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim),
+                      ahead + s.key_bytes);
 }
 
 // DecodeStep<height>, for heights of 1..kMax.

@@ -26,10 +26,13 @@ struct StateRows {
   float* vectors;  // [PaddedRows, PaddedDim], 64-byte aligned
 };
 
-// The queries of one task against a run of entries of its KV head. A row is one query of one head:
-// row = token * group + head.
+// The queries of one task against a run of entries of one tier of its KV head. A row is one query
+// of one head: row = token * group + head.
 struct Segment {
   std::byte* const* pages;
+  size_t key_bytes;  // of a page: where its values begin
+  RowFormat keys;
+  RowFormat values;
   int64_t begin;  // entries [begin, end); begin is a multiple of kBlockEntries
   int64_t end;
   int head_dim;

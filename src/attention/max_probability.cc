@@ -104,12 +104,14 @@ void MaxProbability::Impl::RunTask(const float* q, const JudgedHead& head,
   const int64_t judged = head.end - head.begin;
   if (judged <= 0) return;
   const int64_t q_stride = int64_t{shape.n_heads} * shape.head_dim;
+  const TierView& tier = head.view.tiers[0];
+  const int64_t coded = head.view.n_entries() - tier.n_entries;
   const JudgeSegment segment = {
-      .pages = head.view.pages,
-      .begin = head.begin,
-      .end = head.end,
-      .tail_begin = head.tail_begin,
-      .first_visible = head.view.n_entries - n_tokens + token_begin + 1,
+      .pages = tier.pages,
+      .begin = head.begin - coded,
+      .end = head.end - coded,
+      .tail_begin = head.tail_begin - coded,
+      .first_visible = tier.n_entries - n_tokens + token_begin + 1,
       .extra = head.extra,
       .head_dim = shape.head_dim,
       .group = group,
@@ -126,7 +128,7 @@ void MaxProbability::Impl::RunTask(const float* q, const JudgedHead& head,
 
   const std::scoped_lock lock(head_mutexes[kv_head]);
   for (int h = 0; h < group; ++h) {
-    const float* from = segment.max + h * segment.max_stride + MaxOffset(head.begin);
+    const float* from = segment.max + h * segment.max_stride + MaxOffset(segment.begin);
     float* to = log2_max + (int64_t{kv_head} * group + h) * judged;
     for (int64_t i = 0; i < judged; ++i) to[i] = from[i] > to[i] ? from[i] : to[i];
   }

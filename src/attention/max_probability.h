@@ -14,12 +14,13 @@ namespace pith {
 
 // The keys that queries of one KV head are normalised over: `extra` rows, the entries [begin, end)
 // of the head, which are the ones that are judged, and of its chunk, the last n_chunk entries,
-// those up to the query's own, together with entries between `tail_begin` and the chunk.
+// those up to the query's own, together with entries between `tail_begin` and the chunk. Indices
+// count the entries of coded tiers first; what they name is in tier 0.
 struct JudgedHead {
   HeadView view;  // n_chunk = n_tokens: the queries' own entries come last
   int64_t begin = 0;
   int64_t end = 0;
-  int64_t tail_begin = 0;         // end <= tail_begin <= view.n_entries - view.n_chunk
+  int64_t tail_begin = 0;         // end <= tail_begin <= view.n_entries() - view.n_chunk
   MatrixView<const float> extra;  // [n_extra, head_dim] keys seen by every query, not judged
 };
 

@@ -88,8 +88,8 @@ void Prefill(const Segment& s) {
     const std::byte* page = s.pages[step / kPageEntries];
     const size_t first = static_cast<size_t>(step % kPageEntries) * s.head_dim;
     ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
-    ConvertValues(reinterpret_cast<const F16*>(page + F16KeyBytes(s.head_dim)) + first, count,
-                  s.head_dim, values);
+    ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,
+                  values);
 
     // Later rows see more: the tiles that see an entry at all are the last ones.
     const auto visible = [&](int tile) {

@@ -32,19 +32,25 @@ struct Rows {
   std::vector<double> values;  // [n_entries, head_dim]
 };
 
+// All tiers, the exact one last, as the cache counts entries.
 Rows ReadHead(const HeadView& head, int head_dim) {
+  const int64_t n_entries = head.n_entries();
   Rows rows;
-  rows.keys.resize(head.n_entries * head_dim);
-  rows.values.resize(head.n_entries * head_dim);
-  for (int64_t i = 0; i < head.n_entries; ++i) {
-    const std::byte* page = head.pages[i / kPageEntries];
-    const auto* keys = reinterpret_cast<const F16*>(page);
-    const auto* values = reinterpret_cast<const F16*>(page + F16KeyBytes(head_dim));
-    const int64_t block = i % kPageEntries / kBlockEntries;
-    for (int d = 0; d < head_dim; ++d) {
-      rows.keys[d * head.n_entries + i] =
-          HalfToDouble(keys[(block * head_dim + d) * kBlockEntries + i % kBlockEntries]);
-      rows.values[i * head_dim + d] = HalfToDouble(values[i % kPageEntries * head_dim + d]);
+  rows.keys.resize(n_entries * head_dim);
+  rows.values.resize(n_entries * head_dim);
+  int64_t entry = 0;
+  for (int t = head.n_tiers - 1; t >= 0; --t) {
+    const TierView& tier = head.tiers[t];
+    for (int64_t i = 0; i < tier.n_entries; ++i, ++entry) {
+      const std::byte* page = tier.pages[i / kPageEntries];
+      const auto* keys = reinterpret_cast<const F16*>(page);
+      const auto* values = reinterpret_cast<const F16*>(page + tier.key_bytes);
+      const int64_t block = i % kPageEntries / kBlockEntries;
+      for (int d = 0; d < head_dim; ++d) {
+        rows.keys[d * n_entries + entry] =
+            HalfToDouble(keys[(block * head_dim + d) * kBlockEntries + i % kBlockEntries]);
+        rows.values[entry * head_dim + d] = HalfToDouble(values[i % kPageEntries * head_dim + d]);
+      }
     }
   }
   return rows;
@@ -89,10 +95,12 @@ void ReferenceAttention(const AttentionShape& shape, const float* q, int n_token
     const HeadView& head = heads[g];
     const Rows rows = ReadHead(head, shape.head_dim);
     for (int token = 0; token < n_tokens; ++token) {
-      const int64_t n_visible = head.n_entries - (head.n_chunk > 0 ? head.n_chunk - token - 1 : 0);
+      const int64_t n_visible =
+          head.n_entries() - (head.n_chunk > 0 ? head.n_chunk - token - 1 : 0);
       for (int h = g * group; h < (g + 1) * group; ++h) {
         const int64_t row = (int64_t{token} * shape.n_heads + h) * shape.head_dim;
-        AttendOne(q + row, rows, head.n_entries, n_visible, shape.head_dim, shape.scale, out + row);
+        AttendOne(q + row, rows, head.n_entries(), n_visible, shape.head_dim, shape.scale,
+                  out + row);
       }
     }
   }
@@ -108,11 +116,11 @@ void ReferenceMaxProbability(const AttentionShape& shape, const float* q, int n_
     const HeadView& view = head.view;
     const Rows rows = ReadHead(view, shape.head_dim);
     for (int token = 0; token < n_tokens; ++token) {
-      const int64_t n_visible = view.n_entries - view.n_chunk + token + 1;
+      const int64_t n_visible = view.n_entries() - view.n_chunk + token + 1;
       for (int h = g * group; h < (g + 1) * group; ++h) {
         const float* query = q + (int64_t{token} * shape.n_heads + h) * shape.head_dim;
         const std::vector<double> scores =
-            Scores(query, rows, view.n_entries, view.n_entries, shape.head_dim, shape.scale);
+            Scores(query, rows, view.n_entries(), view.n_entries(), shape.head_dim, shape.scale);
         std::vector<double> seen(scores.begin() + head.begin, scores.begin() + head.end);
         if (n_visible > head.tail_begin) {
           seen.insert(seen.end(), scores.begin() + head.tail_begin, scores.begin() + n_visible);

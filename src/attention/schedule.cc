@@ -21,7 +21,7 @@ Task Schedule::task(int index) const {
   task.token_begin = query_block * query_block_;
   task.n_tokens = std::min(query_block_, n_tokens_ - task.token_begin);
   const HeadView& head = heads_[task.head];
-  task.n_entries = head.n_entries;
+  task.n_entries = head.n_entries();
   if (head.n_chunk > 0) task.n_entries -= n_tokens_ - task.token_begin - task.n_tokens;
   task.n_entries = std::max<int64_t>(task.n_entries, 0);
   task.n_blocks = std::max<int64_t>((task.n_entries + kBlockEntries - 1) / kBlockEntries, 1);

@@ -26,8 +26,8 @@ Cache::Cache(const CacheShape& shape, std::shared_ptr<const Codec> key_codec,
     : shape_(shape),
       key_codec_(std::move(key_codec)),
       value_codec_(std::move(value_codec)),
-      key_bytes_(key_codec_->PageBytes(shape.head_dim)),
-      page_bytes_(key_bytes_ + value_codec_->PageBytes(shape.head_dim)),
+      key_bytes_(key_codec_->PageBytes()),
+      page_bytes_(key_bytes_ + value_codec_->PageBytes()),
       limit_bytes_(limit_bytes),
       pool_(page_bytes_),
       heads_(size_t{1} * shape.n_layers * shape.n_kv_heads),
@@ -100,7 +100,9 @@ void Cache::BeginChunk(int n_tokens, int32_t first_position) {
   for (size_t i = 0; i < heads_.size(); ++i) {
     HeadStore& head = heads_[i];
     for (int t = 0; t < n_tokens; ++t) head.positions[head.count + t] = first_position + t;
-    views_[i] = {head.pages.data(), head.count + n_tokens, n_tokens};
+    views_[i] = View(static_cast<int>(i));
+    views_[i].tiers[0].n_entries += n_tokens;
+    views_[i].n_chunk = n_tokens;
   }
   chunk_tokens_ = n_tokens;
   CountMetadata();
@@ -109,15 +111,17 @@ void Cache::BeginChunk(int n_tokens, int32_t first_position) {
 
 void Cache::Write(int layer, int kv_head, int first, MatrixView<const float> keys,
                   MatrixView<const float> values, std::span<const float> worth) {
-  HeadStore& head = Head(layer, kv_head);
+  const int index = HeadIndex(layer, kv_head);
+  HeadStore& head = heads_[index];
   const int64_t begin = head.count + first;
   for (size_t done = 0; done < keys.rows;) {
     const int64_t entry = begin + static_cast<int64_t>(done);
     const int slot = static_cast<int>(entry % kPageEntries);
     const size_t n = std::min<size_t>(kPageEntries - slot, keys.rows - done);
     std::byte* page = head.pages[entry / kPageEntries];
-    key_codec_->Encode({keys.row(done), n, keys.cols, keys.stride}, slot, page);
-    value_codec_->Encode({values.row(done), n, values.cols, values.stride}, slot, ValuePart(page));
+    key_codec_->Encode(index, {keys.row(done), n, keys.cols, keys.stride}, slot, page);
+    value_codec_->Encode(index, {values.row(done), n, values.cols, values.stride}, slot,
+                         ValuePart(page));
     done += n;
   }
   std::copy(worth.begin(), worth.end(), head.worth.begin() + begin);
@@ -125,6 +129,15 @@ void Cache::Write(int layer, int kv_head, int first, MatrixView<const float> key
 
 std::span<const int32_t> Cache::ChunkPositions(int layer, int kv_head) const {
   return std::span(Head(layer, kv_head).positions).last(static_cast<size_t>(chunk_tokens_));
+}
+
+HeadView Cache::View(int index) const {
+  const HeadStore& head = heads_[index];
+  HeadView view;
+  view.tiers[0] = {
+      head.pages.data(),          head.count, key_bytes_, page_bytes_, key_codec_->Format(index),
+      value_codec_->Format(index)};
+  return view;
 }
 
 std::span<const HeadView> Cache::Views(int layer) const {
@@ -175,8 +188,8 @@ void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
       const std::byte* from = head.pages[last / kPageEntries];
       const int from_slot = static_cast<int>(last % kPageEntries);
       const int to_slot = static_cast<int>(hole % kPageEntries);
-      key_codec_->Move(from, from_slot, to, to_slot, shape_.head_dim);
-      value_codec_->Move(from + key_bytes_, from_slot, ValuePart(to), to_slot, shape_.head_dim);
+      key_codec_->Move(from, from_slot, to, to_slot);
+      value_codec_->Move(from + key_bytes_, from_slot, ValuePart(to), to_slot);
       head.positions[hole] = head.positions[last];
       head.worth[hole] = head.worth[last];
     }
@@ -294,8 +307,8 @@ void Cache::CopyPage(int layer, int kv_head, int64_t index, std::span<std::byte>
   const int64_t n_used =
       std::min<int64_t>(kPageEntries, Head(layer, kv_head).count - index * kPageEntries);
   for (int slot = 0; slot < n_used; ++slot) {
-    key_codec_->Move(from, slot, page.data(), slot, shape_.head_dim);
-    value_codec_->Move(from + key_bytes_, slot, page.data() + key_bytes_, slot, shape_.head_dim);
+    key_codec_->Move(from, slot, page.data(), slot);
+    value_codec_->Move(from + key_bytes_, slot, page.data() + key_bytes_, slot);
   }
 }
 
@@ -303,8 +316,8 @@ void Cache::Read(int layer, int kv_head, int64_t index, float* key, float* value
   const HeadStore& head = Head(layer, kv_head);
   const std::byte* page = head.pages[index / kPageEntries];
   const int slot = static_cast<int>(index % kPageEntries);
-  key_codec_->Decode(page, slot, shape_.head_dim, key);
-  value_codec_->Decode(page + key_bytes_, slot, shape_.head_dim, value);
+  key_codec_->Decode(HeadIndex(layer, kv_head), page, slot, key);
+  value_codec_->Decode(HeadIndex(layer, kv_head), page + key_bytes_, slot, value);
 }
 
 // Room for n_entries. Metadata grows by a quarter so that appending costs amortised O(1).

@@ -119,10 +119,10 @@ class Cache {
   Cache(const CacheShape& shape, std::shared_ptr<const Codec> key_codec,
         std::shared_ptr<const Codec> value_codec, uint64_t limit_bytes);
 
-  HeadStore& Head(int layer, int kv_head) { return heads_[layer * shape_.n_kv_heads + kv_head]; }
-  const HeadStore& Head(int layer, int kv_head) const {
-    return heads_[layer * shape_.n_kv_heads + kv_head];
-  }
+  int HeadIndex(int layer, int kv_head) const { return layer * shape_.n_kv_heads + kv_head; }
+  HeadStore& Head(int layer, int kv_head) { return heads_[HeadIndex(layer, kv_head)]; }
+  const HeadStore& Head(int layer, int kv_head) const { return heads_[HeadIndex(layer, kv_head)]; }
+  HeadView View(int index) const;
   std::byte* ValuePart(std::byte* page) const { return page + key_bytes_; }
   // Shares the pages of the cache's own pool.
   void Freeze();

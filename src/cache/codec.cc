@@ -12,13 +12,13 @@ namespace {
 
 }  // namespace
 
-std::unique_ptr<Codec> MakeKeyCodec(std::string_view name) {
-  if (name == "f16") return std::make_unique<F16KeyCodec>();
+std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim) {
+  if (name == "f16") return std::make_unique<F16KeyCodec>(head_dim);
   UnknownCodec("key", name);
 }
 
-std::unique_ptr<Codec> MakeValueCodec(std::string_view name) {
-  if (name == "f16") return std::make_unique<F16ValueCodec>();
+std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim) {
+  if (name == "f16") return std::make_unique<F16ValueCodec>(head_dim);
   UnknownCodec("value", name);
 }
 

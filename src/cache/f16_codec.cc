@@ -20,50 +20,39 @@ const F16* Elements(const std::byte* part) { return reinterpret_cast<const F16*>
 
 }  // namespace
 
-size_t F16KeyCodec::PageBytes(int head_dim) const { return F16KeyBytes(head_dim); }
-
-void F16KeyCodec::Encode(MatrixView<const float> rows, int slot, std::byte* part) const {
+void F16KeyCodec::Encode(int, MatrixView<const float> rows, int slot, std::byte* part) const {
   std::array<F16, kMaxHeadDim> half;
-  const int head_dim = static_cast<int>(rows.cols);
   for (size_t i = 0; i < rows.rows; ++i) {
-    ggml_cpu_fp32_to_fp16(rows.row(i), half.data(), head_dim);
-    F16* to = Elements(part) + KeyOffset(slot + static_cast<int>(i), head_dim);
-    for (int d = 0; d < head_dim; ++d) to[d * kBlockEntries] = half[d];
+    ggml_cpu_fp32_to_fp16(rows.row(i), half.data(), head_dim_);
+    F16* to = Elements(part) + KeyOffset(slot + static_cast<int>(i), head_dim_);
+    for (int d = 0; d < head_dim_; ++d) to[d * kBlockEntries] = half[d];
   }
 }
 
-void F16KeyCodec::Decode(const std::byte* part, int slot, int head_dim, float* row) const {
-  const F16* from = Elements(part) + KeyOffset(slot, head_dim);
-  for (int d = 0; d < head_dim; ++d) row[d] = ggml_fp16_to_fp32(from[d * kBlockEntries]);
+void F16KeyCodec::Decode(int, const std::byte* part, int slot, float* row) const {
+  const F16* from = Elements(part) + KeyOffset(slot, head_dim_);
+  for (int d = 0; d < head_dim_; ++d) row[d] = ggml_fp16_to_fp32(from[d * kBlockEntries]);
 }
 
-void F16KeyCodec::Move(const std::byte* from, int from_slot, std::byte* to, int to_slot,
-                       int head_dim) const {
-  const F16* source = Elements(from) + KeyOffset(from_slot, head_dim);
-  F16* target = Elements(to) + KeyOffset(to_slot, head_dim);
-  for (int d = 0; d < head_dim; ++d) target[d * kBlockEntries] = source[d * kBlockEntries];
+void F16KeyCodec::Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const {
+  const F16* source = Elements(from) + KeyOffset(from_slot, head_dim_);
+  F16* target = Elements(to) + KeyOffset(to_slot, head_dim_);
+  for (int d = 0; d < head_dim_; ++d) target[d * kBlockEntries] = source[d * kBlockEntries];
 }
 
-size_t F16ValueCodec::PageBytes(int head_dim) const {
-  return size_t{kPageEntries} * head_dim * sizeof(F16);
-}
-
-void F16ValueCodec::Encode(MatrixView<const float> rows, int slot, std::byte* part) const {
-  const size_t head_dim = rows.cols;
+void F16ValueCodec::Encode(int, MatrixView<const float> rows, int slot, std::byte* part) const {
   for (size_t i = 0; i < rows.rows; ++i) {
-    ggml_cpu_fp32_to_fp16(rows.row(i), Elements(part) + (slot + i) * head_dim,
-                          static_cast<int64_t>(head_dim));
+    ggml_cpu_fp32_to_fp16(rows.row(i), Elements(part) + (slot + i) * head_dim_, head_dim_);
   }
 }
 
-void F16ValueCodec::Decode(const std::byte* part, int slot, int head_dim, float* row) const {
-  ggml_cpu_fp16_to_fp32(Elements(part) + size_t{1} * slot * head_dim, row, head_dim);
+void F16ValueCodec::Decode(int, const std::byte* part, int slot, float* row) const {
+  ggml_cpu_fp16_to_fp32(Elements(part) + size_t{1} * slot * head_dim_, row, head_dim_);
 }
 
-void F16ValueCodec::Move(const std::byte* from, int from_slot, std::byte* to, int to_slot,
-                         int head_dim) const {
-  std::memcpy(Elements(to) + size_t{1} * to_slot * head_dim,
-              Elements(from) + size_t{1} * from_slot * head_dim, head_dim * sizeof(F16));
+void F16ValueCodec::Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const {
+  std::memcpy(Elements(to) + size_t{1} * to_slot * head_dim_,
+              Elements(from) + size_t{1} * from_slot * head_dim_, head_dim_ * sizeof(F16));
 }
 
 }  // namespace pith

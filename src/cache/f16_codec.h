@@ -9,23 +9,31 @@ namespace pith {
 // Blocks of 32 entries, dimension-major: k[block][head_dim][32].
 class F16KeyCodec : public Codec {
  public:
-  CodecId id() const override { return CodecId::kF16; }
-  size_t PageBytes(int head_dim) const override;
-  void Encode(MatrixView<const float> rows, int slot, std::byte* part) const override;
-  void Decode(const std::byte* part, int slot, int head_dim, float* row) const override;
-  void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot,
-            int head_dim) const override;
+  explicit F16KeyCodec(int head_dim) : head_dim_(head_dim) {}
+  std::string_view name() const override { return "f16"; }
+  RowFormat Format(int) const override { return {}; }
+  size_t PageBytes() const override { return F16KeyBytes(head_dim_); }
+  void Encode(int head, MatrixView<const float> rows, int slot, std::byte* part) const override;
+  void Decode(int head, const std::byte* part, int slot, float* row) const override;
+  void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const override;
+
+ private:
+  int head_dim_;
 };
 
 // Entry-major: v[64][head_dim].
 class F16ValueCodec : public Codec {
  public:
-  CodecId id() const override { return CodecId::kF16; }
-  size_t PageBytes(int head_dim) const override;
-  void Encode(MatrixView<const float> rows, int slot, std::byte* part) const override;
-  void Decode(const std::byte* part, int slot, int head_dim, float* row) const override;
-  void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot,
-            int head_dim) const override;
+  explicit F16ValueCodec(int head_dim) : head_dim_(head_dim) {}
+  std::string_view name() const override { return "f16"; }
+  RowFormat Format(int) const override { return {}; }
+  size_t PageBytes() const override { return F16KeyBytes(head_dim_); }
+  void Encode(int head, MatrixView<const float> rows, int slot, std::byte* part) const override;
+  void Decode(int head, const std::byte* part, int slot, float* row) const override;
+  void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const override;
+
+ private:
+  int head_dim_;
 };
 
 }  // namespace pith

@@ -1,6 +1,7 @@
 // How entries lie in memory. Shared by the cache, which writes, and the kernels, which read.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,12 +19,47 @@ using F16 = uint16_t;  // IEEE binary16 bits
 
 constexpr size_t F16KeyBytes(int head_dim) { return size_t{kPageEntries} * head_dim * sizeof(F16); }
 
-// What a kernel sees of one (layer, KV head). Entry i is in pages[i / 64]. Order means nothing,
-// except that the last `n_chunk` entries are the tokens of the chunk being computed, in order.
-struct HeadView {
-  std::byte* const* pages = nullptr;
-  int64_t n_entries = 0;  // chunk included
-  int64_t n_chunk = 0;    // 0: every query sees every entry
+enum class CodecId : uint8_t { kF16 };
+
+// How the key or the value rows of a page lie; kernels are chosen by it.
+struct RowFormat {
+  CodecId id = CodecId::kF16;
+  const float* codebook = nullptr;  // of this (layer, KV head), where the codec has one
 };
+
+// Entries of one head that are stored alike. Entry i is in pages[i / 64], slot i % 64.
+struct TierView {
+  std::byte* const* pages = nullptr;
+  int64_t n_entries = 0;
+  size_t key_bytes = 0;   // of a page: where its values begin
+  size_t page_bytes = 0;  // of a page that count: its keys and values
+  RowFormat keys = {};
+  RowFormat values = {};
+};
+
+inline constexpr int kMaxTiers = 4;
+
+// What a kernel sees of one (layer, KV head). Tier 0 is exact, f16. Order means nothing, except
+// that the last `n_chunk` entries of tier 0 are the tokens of the chunk being computed, in order.
+struct HeadView {
+  std::array<TierView, kMaxTiers> tiers;  // the first n_tiers
+  int n_tiers = 1;
+  int64_t n_chunk = 0;  // 0: every query sees every entry
+
+  int64_t n_entries() const {  // chunk included
+    int64_t n = 0;
+    for (int tier = 0; tier < n_tiers; ++tier) n += tiers[tier].n_entries;
+    return n;
+  }
+};
+
+// Of entries that are all exact.
+inline HeadView ExactHead(std::byte* const* pages, int64_t n_entries, int64_t n_chunk,
+                          int head_dim) {
+  HeadView head;
+  head.tiers[0] = {pages, n_entries, F16KeyBytes(head_dim), 2 * F16KeyBytes(head_dim)};
+  head.n_chunk = n_chunk;
+  return head;
+}
 
 }  // namespace pith

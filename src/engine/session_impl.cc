@@ -47,7 +47,8 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
       n_batch(BatchSize(options.n_batch, n_ctx)),
       n_threads(ThreadCount(options.n_threads)),
       cache({model.info().n_layers, model.info().n_kv_heads, model.info().head_dim},
-            MakeKeyCodec(plan.key_codec), MakeValueCodec(plan.value_codec), plan.kv_limit),
+            MakeKeyCodec(plan.key_codec, model.info().head_dim),
+            MakeValueCodec(plan.value_codec, model.info().head_dim), plan.kv_limit),
       runner_(model, n_threads),
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {

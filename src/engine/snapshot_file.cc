@@ -75,8 +75,8 @@ uint64_t Place(std::vector<SnapshotManifest::Section>& sections, uint64_t manife
 
 uint64_t SnapshotPageBytes(const SnapshotManifest& manifest, int64_t n_entries) {
   const int head_dim = manifest.shape.head_dim;
-  const uint64_t page = MakeKeyCodec(manifest.plan.key_codec)->PageBytes(head_dim) +
-                        MakeValueCodec(manifest.plan.value_codec)->PageBytes(head_dim);
+  const uint64_t page = MakeKeyCodec(manifest.plan.key_codec, head_dim)->PageBytes() +
+                        MakeValueCodec(manifest.plan.value_codec, head_dim)->PageBytes();
   return static_cast<uint64_t>((n_entries + kPageEntries - 1) / kPageEntries) * page;
 }
 

@@ -134,7 +134,7 @@ Keep ParseKeep(const Fields& fields) {
   return keep;
 }
 
-Plan ParsePlan(const Fields& fields, const std::string& name) {
+Plan ParsePlan(const Fields& fields, int head_dim, const std::string& name) {
   Plan plan;
   plan.keep = ParseKeep(fields.Object("keep"));
   plan.scorer = fields.String("scorer");
@@ -156,8 +156,8 @@ Plan ParsePlan(const Fields& fields, const std::string& name) {
   try {
     CheckPlan(plan);
     MakeBudget(plan, true);
-    MakeKeyCodec(plan.key_codec);
-    MakeValueCodec(plan.value_codec);
+    MakeKeyCodec(plan.key_codec, head_dim);
+    MakeValueCodec(plan.value_codec, head_dim);
   } catch (const Error& e) {
     Fail(ErrorCode::kFormat, "{}: the plan saved in it makes no sense: {}", name, e.what());
   }
@@ -240,7 +240,7 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   manifest.shape.n_layers = static_cast<int>(shape.Int("n_layers", 1, kMaxSide));
   manifest.shape.n_kv_heads = static_cast<int>(shape.Int("n_kv_heads", 1, kMaxSide));
   manifest.shape.head_dim = static_cast<int>(shape.Int("head_dim", 1, kMaxHeadDim));
-  manifest.plan = ParsePlan(fields.Object("plan"), name);
+  manifest.plan = ParsePlan(fields.Object("plan"), manifest.shape.head_dim, name);
   manifest.calibration_hash = fields.String("calibration");
   if (manifest.calibration_hash.empty() == NeedsCalibration(manifest.plan)) {
     fields.Refuse("has a calibration where the scorer needs none, or none where it does");

@@ -120,7 +120,7 @@ double WorstError(const Judgement& j, const std::vector<float>& got,
   }
   const double k_norm = 2.0 * std::sqrt(shape.head_dim);
   const double score = std::sqrt(shape.head_dim) * shape.scale * std::sqrt(q2_max) * k_norm;
-  const double n = static_cast<double>(j.heads.back().view.n_entries + j.heads[0].extra.rows);
+  const double n = static_cast<double>(j.heads.back().view.n_entries() + j.heads[0].extra.rows);
   double worst = 0;
   for (size_t i = 0; i < want.size(); ++i) {
     if (std::isinf(want[i]) && want[i] == got[i]) continue;
@@ -254,7 +254,7 @@ TEST(MaxProbability, PiecesGiveTheWhole) {
     const int n = std::min(512, kTokens - begin);
     std::vector<JudgedHead> heads = whole.heads;
     for (JudgedHead& head : heads) {
-      head.view.n_entries -= kTokens - begin - n;
+      head.view.tiers[0].n_entries -= kTokens - begin - n;
       head.view.n_chunk = n;
     }
     kernel.Prepare(n, whole.n_judged);
@@ -278,7 +278,7 @@ TEST(MaxProbability, NotANumberJudgesNothing) {
 
       // A key in the chunk: the queries before it judge as ever. A judged key: nobody judges.
       Judgement chunk = MakeJudgement(64, 3, 2, 45, kLayouts[5], 9);
-      chunk.problem.heads[0]->SetKey(chunk.heads[0].view.n_entries - 20, 3, bad);
+      chunk.problem.heads[0]->SetKey(chunk.heads[0].view.n_entries() - 20, 3, bad);
       const std::vector<float> of_chunk = JudgeAll(chunk, 2);
       Judgement judged = MakeJudgement(64, 3, 2, 45, kLayouts[5], 10);
       judged.problem.heads[1]->SetKey(judged.heads[1].begin + 1, 3, bad);

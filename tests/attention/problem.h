@@ -58,7 +58,9 @@ class TestHead {
     auto* values = reinterpret_cast<F16*>(pages_[entry / kPageEntries] + F16KeyBytes(head_dim_));
     values[entry % kPageEntries * head_dim_ + dim] = ggml_fp32_to_fp16(value);
   }
-  HeadView view(int64_t n_chunk) const { return {pages_.data(), n_entries_, n_chunk}; }
+  HeadView view(int64_t n_chunk) const {
+    return ExactHead(pages_.data(), n_entries_, n_chunk, head_dim_);
+  }
 
  private:
   int head_dim_;
@@ -158,7 +160,7 @@ inline double WorstError(const Problem& p, const std::vector<float>& got,
     const int kv_head =
         static_cast<int>(row % p.shape.n_heads) / (p.shape.n_heads / p.shape.n_kv_heads);
     const double tolerance = Tolerance(p.shape, std::sqrt(q2), k_norm, v_max,
-                                       static_cast<double>(views[kv_head].n_entries));
+                                       static_cast<double>(views[kv_head].n_entries()));
     for (size_t i = row * head_dim; i < (row + 1) * head_dim; ++i) {
       if (std::isnan(want[i]) != std::isnan(got[i])) return std::numeric_limits<double>::infinity();
       if (std::isnan(want[i])) continue;

@@ -14,7 +14,7 @@ namespace {
 
 std::vector<HeadView> Views(const std::vector<int64_t>& counts, int64_t n_chunk) {
   std::vector<HeadView> views;
-  for (const int64_t n : counts) views.push_back({nullptr, n, n_chunk});
+  for (const int64_t n : counts) views.push_back(ExactHead(nullptr, n, n_chunk, 64));
   return views;
 }
 

@@ -16,7 +16,8 @@ namespace {
 constexpr int kDim = 64;
 
 Cache MakeCache(int n_layers, int n_kv_heads, uint64_t limit = 0) {
-  return Cache({n_layers, n_kv_heads, kDim}, MakeKeyCodec("f16"), MakeValueCodec("f16"), limit);
+  return Cache({n_layers, n_kv_heads, kDim}, MakeKeyCodec("f16", kDim), MakeValueCodec("f16", kDim),
+               limit);
 }
 
 // Rows that tell layer, head and position, exact in half precision.
@@ -107,8 +108,8 @@ TEST(Cache, ViewsShowPastAndChunk) {
   cache.BeginChunk(7, 100);
   const auto views = cache.Views(0);
   ASSERT_EQ(views.size(), 2u);
-  EXPECT_EQ(views[0].n_entries, 107);
-  EXPECT_EQ(views[1].n_entries, 104);
+  EXPECT_EQ(views[0].n_entries(), 107);
+  EXPECT_EQ(views[1].n_entries(), 104);
   EXPECT_EQ(views[1].n_chunk, 7);
   EXPECT_EQ(cache.ChunkPositions(0, 1)[6], 106);
   cache.AbandonChunk();

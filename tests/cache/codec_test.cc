@@ -33,17 +33,17 @@ void ExpectNearF16(float found, float wanted) {
 TEST_P(CodecTest, RowsComeBackFromEverySlot) {
   const int head_dim = GetParam();
   const auto rows = RandomRows(size_t{kPageEntries} * head_dim * 2, 1);
-  for (const auto& codec : {MakeKeyCodec("f16"), MakeValueCodec("f16")}) {
-    ASSERT_EQ(codec->PageBytes(head_dim), size_t{128} * head_dim);
-    std::vector<std::byte> page(codec->PageBytes(head_dim));
+  for (const auto& codec : {MakeKeyCodec("f16", head_dim), MakeValueCodec("f16", head_dim)}) {
+    ASSERT_EQ(codec->PageBytes(), size_t{128} * head_dim);
+    std::vector<std::byte> page(codec->PageBytes());
     const MatrixView<const float> view{rows.data(), kPageEntries, static_cast<size_t>(head_dim),
                                        static_cast<size_t>(2 * head_dim)};  // strided
-    codec->Encode({view.data, 5, view.cols, view.stride}, 0, page.data());
-    codec->Encode({view.row(5), 40, view.cols, view.stride}, 5, page.data());
-    codec->Encode({view.row(45), 19, view.cols, view.stride}, 45, page.data());
+    codec->Encode(0, {view.data, 5, view.cols, view.stride}, 0, page.data());
+    codec->Encode(0, {view.row(5), 40, view.cols, view.stride}, 5, page.data());
+    codec->Encode(0, {view.row(45), 19, view.cols, view.stride}, 45, page.data());
     std::vector<float> row(head_dim);
     for (int i = 0; i < kPageEntries; ++i) {
-      codec->Decode(page.data(), i, head_dim, row.data());
+      codec->Decode(0, page.data(), i, row.data());
       for (int d = 0; d < head_dim; ++d) ExpectNearF16(row[d], view.row(i)[d]);
     }
   }
@@ -53,19 +53,19 @@ TEST_P(CodecTest, MoveCopiesOneEntryAndNothingElse) {
   const int head_dim = GetParam();
   const auto rows = RandomRows(size_t{kPageEntries} * head_dim, 2);
   const size_t d = static_cast<size_t>(head_dim);
-  for (const auto& codec : {MakeKeyCodec("f16"), MakeValueCodec("f16")}) {
-    std::vector<std::byte> from(codec->PageBytes(head_dim)), to(from.size(), std::byte{0x55});
-    codec->Encode({rows.data(), kPageEntries, d, d}, 0, from.data());
-    codec->Move(from.data(), 37, to.data(), 3, head_dim);
+  for (const auto& codec : {MakeKeyCodec("f16", head_dim), MakeValueCodec("f16", head_dim)}) {
+    std::vector<std::byte> from(codec->PageBytes()), to(from.size(), std::byte{0x55});
+    codec->Encode(0, {rows.data(), kPageEntries, d, d}, 0, from.data());
+    codec->Move(from.data(), 37, to.data(), 3);
     std::vector<float> moved(d), original(d);
-    codec->Decode(to.data(), 3, head_dim, moved.data());
-    codec->Decode(from.data(), 37, head_dim, original.data());
+    codec->Decode(0, to.data(), 3, moved.data());
+    codec->Decode(0, from.data(), 37, original.data());
     EXPECT_EQ(moved, original);
     const auto untouched = std::count(to.begin(), to.end(), std::byte{0x55});
     EXPECT_GE(untouched, static_cast<ptrdiff_t>(to.size() - 2 * d));
-    codec->Move(from.data(), 63, from.data(), 0, head_dim);
-    codec->Decode(from.data(), 0, head_dim, moved.data());
-    codec->Decode(from.data(), 63, head_dim, original.data());
+    codec->Move(from.data(), 63, from.data(), 0);
+    codec->Decode(0, from.data(), 0, moved.data());
+    codec->Decode(0, from.data(), 63, original.data());
     EXPECT_EQ(moved, original);
   }
 }
@@ -73,8 +73,8 @@ TEST_P(CodecTest, MoveCopiesOneEntryAndNothingElse) {
 INSTANTIATE_TEST_SUITE_P(HeadDims, CodecTest, testing::Values(8, 64, 80, 96, 128, 256));
 
 TEST(Codec, UnknownNamesAreRefused) {
-  EXPECT_THROW(MakeKeyCodec("f17"), Error);
-  EXPECT_THROW(MakeValueCodec(""), Error);
+  EXPECT_THROW(MakeKeyCodec("f17", 64), Error);
+  EXPECT_THROW(MakeValueCodec("", 64), Error);
 }
 
 TEST(Codec, KeyLayoutIsDimensionMajorInBlocksOf32) {
@@ -84,7 +84,7 @@ TEST(Codec, KeyLayoutIsDimensionMajorInBlocksOf32) {
     for (int d = 0; d < kDim; ++d) rows[i * kDim + d] = static_cast<float>(i * 16 + d % 16);
   }
   std::vector<std::byte> page(F16KeyBytes(kDim));
-  MakeKeyCodec("f16")->Encode({rows.data(), kPageEntries, kDim, kDim}, 0, page.data());
+  MakeKeyCodec("f16", kDim)->Encode(0, {rows.data(), kPageEntries, kDim, kDim}, 0, page.data());
   std::vector<F16> half(page.size() / 2);
   std::memcpy(half.data(), page.data(), page.size());
   for (int i = 0; i < kPageEntries; ++i) {

@@ -21,7 +21,8 @@ namespace {
 constexpr int kDim = 64;
 
 Cache MakeCache(int n_layers, int n_kv_heads, uint64_t limit = 0) {
-  return Cache({n_layers, n_kv_heads, kDim}, MakeKeyCodec("f16"), MakeValueCodec("f16"), limit);
+  return Cache({n_layers, n_kv_heads, kDim}, MakeKeyCodec("f16", kDim), MakeValueCodec("f16", kDim),
+               limit);
 }
 
 // What an entry holds tells its head and a number that no other entry has.
