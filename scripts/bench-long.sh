@@ -9,5 +9,6 @@ if ! .venv/bin/python -c 'import matplotlib' 2>/dev/null; then
   echo "bench: installing matplotlib into .venv for the plots"
   .venv/bin/python -m pip install -q --disable-pip-version-check -r scripts/requirements-plots.txt
 fi
+scripts/build.sh release bench/all
 bench/random_models.sh build/models
 .venv/bin/python bench/suite.py long "$@"

@@ -6,4 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=python3
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
 
+scripts/build.sh release bench/all
 "$python" bench/suite.py quick --fresh

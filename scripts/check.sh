@@ -14,7 +14,7 @@ step "shellcheck"
 git ls-files -z 'scripts/*.sh' .ci/run | xargs -0 shellcheck
 
 step "clang-tidy"
-scripts/build.sh release
+scripts/build.sh release all bench/all
 scripts/tidy.sh
 
 step "AddressSanitizer and UndefinedBehaviorSanitizer"

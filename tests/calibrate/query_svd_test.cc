@@ -104,7 +104,7 @@ std::vector<double> DirectionBySvd(MatrixView<const float> queries) {
   for (size_t i = 0; i < queries.rows; ++i) {
     for (size_t j = 0; j < queries.cols; ++j) rows(i, j) = queries.row(i)[j];
   }
-  const Eigen::BDCSVD<Eigen::MatrixXd> svd(rows, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const Eigen::JacobiSVD<Eigen::MatrixXd> svd(rows, Eigen::ComputeThinU | Eigen::ComputeThinV);
   const auto positive = (svd.matrixU().col(0).array() > 0).count();
   const double sign = 2 * positive > svd.matrixU().rows() ? 1 : -1;
   const Eigen::VectorXd v = sign * svd.matrixV().col(0);

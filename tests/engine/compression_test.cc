@@ -45,7 +45,7 @@ TEST(Compression, ScoredEntriesSinksAndWindowStay) {
     Plan plan = KeepPlan("200", scorer);
     plan.budget = "uniform";
     plan.skip_layers = 2;
-    Session session(DefaultModel(), plan, {.n_batch = 100});
+    Session session(DefaultModel(), plan, {.n_batch = 100, .n_threads = 1});
     session.Read(tokens);
     const Cache& cache = session.impl().cache;
     for (int layer = 0; layer < DefaultModel().info().n_layers; ++layer) {
@@ -66,7 +66,8 @@ TEST(Compression, ScoredEntriesSinksAndWindowStay) {
 TEST(Compression, StreamingKeepsTheSameEntriesForAnyChunk) {
   const auto tokens = EssayTokens("worked", 400);
   for (const int n_batch : {33, 128, 400}) {
-    Session session(DefaultModel(), KeepPlan("180", "streaming_llm"), {.n_batch = n_batch});
+    Session session(DefaultModel(), KeepPlan("180", "streaming_llm"),
+                    {.n_batch = n_batch, .n_threads = 1});
     session.Read(tokens);
     const auto entries = session.impl().cache.Entries(7, 1);
     std::vector<int32_t> positions(entries.positions.begin(), entries.positions.end());
@@ -78,7 +79,7 @@ TEST(Compression, StreamingKeepsTheSameEntriesForAnyChunk) {
 }
 
 TEST(Compression, GenerationStaysWithinTheBudget) {
-  Session session(DefaultModel(), KeepPlan("160"), {.n_batch = 64});
+  Session session(DefaultModel(), KeepPlan("160"), {.n_batch = 64, .n_threads = 1});
   session.Read(EssayTokens("worked", 300));
   for (const Token token : EssayTokens("avg", 100)) {
     session.Next(token);
@@ -88,7 +89,7 @@ TEST(Compression, GenerationStaysWithinTheBudget) {
 }
 
 TEST(Compression, FractionsFollowWhatWasRead) {
-  Session session(DefaultModel(), KeepPlan("50%"), {.n_batch = 128});
+  Session session(DefaultModel(), KeepPlan("50%"), {.n_batch = 128, .n_threads = 1});
   session.Read(EssayTokens("worked", 600));
   EXPECT_EQ(session.stats().entries, 300 * 90);
   session.Read(EssayTokens("avg", 200));
@@ -98,7 +99,8 @@ TEST(Compression, FractionsFollowWhatWasRead) {
 
 TEST(Compression, ABudgetInBytesHoldsForWhatIsAllocated) {
   for (const uint64_t mib : {8, 12}) {
-    Session session(DefaultModel(), KeepPlan(std::to_string(mib) + "MiB"), {.n_batch = 128});
+    Session session(DefaultModel(), KeepPlan(std::to_string(mib) + "MiB"),
+                    {.n_batch = 128, .n_threads = 1});
     session.Read(EssayTokens("worked", 900));
     EXPECT_LE(session.stats().kv_bytes, mib << 20);
     EXPECT_GE(session.stats().kv_bytes, (mib << 20) * 6 / 10);
@@ -108,13 +110,13 @@ TEST(Compression, ABudgetInBytesHoldsForWhatIsAllocated) {
 TEST(Session, TheMemoryLimitIsSaidAndTheSessionStaysUsable) {
   Plan plan = KeepPlan("160");
   plan.kv_limit = 12 << 20;
-  Session session(DefaultModel(), plan, {.n_batch = 64});
+  Session session(DefaultModel(), plan, {.n_batch = 64, .n_threads = 1});
   session.Read(EssayTokens("worked", 600));
   EXPECT_LE(session.stats().kv_bytes_peak, plan.kv_limit);
 
   Plan whole;
   whole.kv_limit = 12 << 20;
-  Session limited(DefaultModel(), whole, {.n_batch = 64});
+  Session limited(DefaultModel(), whole, {.n_batch = 64, .n_threads = 1});
   EXPECT_EQ(CodeOf([&] { limited.Read(EssayTokens("worked", 600)); }), ErrorCode::kMemoryLimit);
   EXPECT_GT(limited.n_read(), 0);
   EXPECT_LT(limited.n_read(), 600);
@@ -123,7 +125,7 @@ TEST(Session, TheMemoryLimitIsSaidAndTheSessionStaysUsable) {
 }
 
 TEST(Session, BadInputChangesNothing) {
-  Session session(DefaultModel(), {}, {.n_batch = 32, .n_ctx = 100});
+  Session session(DefaultModel(), {}, {.n_batch = 32, .n_threads = 1, .n_ctx = 100});
   session.Read(EssayTokens("worked", 60));
   EXPECT_EQ(CodeOf([&] { session.Read(EssayTokens("worked", 41)); }), ErrorCode::kInvalidArgument);
   EXPECT_EQ(CodeOf([&] { session.Next(49152); }), ErrorCode::kInvalidArgument);
@@ -154,7 +156,7 @@ TEST(Session, PlansThatMakeNoSenseAreRefused) {
 
 TEST(Session, CancelStopsReadingAndItGoesOnAfterwards) {
   const auto tokens = EssayTokens("worked", 300);
-  Session session(DefaultModel(), {}, {.n_batch = 50});
+  Session session(DefaultModel(), {}, {.n_batch = 50, .n_threads = 1});
   ReadOptions options;
   options.progress = [&](int64_t done, int64_t) {
     if (done == 100) session.Cancel();  // as a signal handler would, in the middle of a read
@@ -164,7 +166,7 @@ TEST(Session, CancelStopsReadingAndItGoesOnAfterwards) {
   EXPECT_EQ(session.n_read(), 100);
   session.Read(std::span(tokens).subspan(100));
 
-  Session undisturbed(DefaultModel(), {}, {.n_batch = 50});
+  Session undisturbed(DefaultModel(), {}, {.n_batch = 50, .n_threads = 1});
   undisturbed.Read(tokens);
   EXPECT_TRUE(
       std::equal(session.logits().begin(), session.logits().end(), undisturbed.logits().begin()));

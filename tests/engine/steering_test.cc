@@ -97,7 +97,7 @@ TEST(Steering, RealTextEndsAtTheFractionAndWritingStaysThere) {
       std::make_shared<const Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
   const std::vector<Token> text = EssayTokens("worked", 2048);
   const std::span<const Token> first = std::span(text).first(1536);
-  Session start(DefaultModel(), plan, {.n_batch = 256, .n_threads = 2});
+  Session start(DefaultModel(), plan, {.n_batch = 256, .n_threads = 1});
   start.Read(first);
   for (const char* keep : {"50%", "25%", "10%"}) {
     plan.keep = Keep::Parse(keep);

@@ -118,7 +118,7 @@ TEST(SpearmanTest, QFiltersFollowReceivedAttentionAndKeyNormsDoNot) {
   piece.tokens = EssayTokens("worked", 1024);
   std::vector<Plan> plans = {Judging("qfilter"), Judging("knorm")};
   plans[0].calibration = std::make_shared<Calibration>(Calibration::Load(PITH_DEFAULT_CALIBRATION));
-  const auto found = RunSpearman(DefaultModel(), piece, plans, 0, {.n_threads = 2});
+  const auto found = RunSpearman(DefaultModel(), piece, plans, 0, {.n_threads = 1});
   std::printf("Spearman with received attention: Q-Filters %.3f, K-norm %.3f\n", found[0].mean(),
               found[1].mean());
   EXPECT_TRUE(found[0].mean() >= 0.70);
