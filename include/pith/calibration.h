@@ -69,8 +69,24 @@ struct QueryStatistics {
   std::vector<float> covariance;  // [n_layers, n_heads, head_dim, head_dim]
 };
 
+// Codebooks for keys as codes of a product quantiser (LOOKAT, arXiv 2601.10155, section 3). A key
+// after RoPE is taken as
+//   centre + sum over i of y[i] map[i],
+// where y [head_dim] is cut into M equal parts and each is one of the K centroids of its part. The
+// map is the same for all codebooks of a head. All values are f16 numbers.
+struct PqCodebooks {
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  std::vector<float> centre;  // [n_layers, n_kv_heads, head_dim], half-split RoPE layout
+  std::vector<float> map;     // [n_layers, n_kv_heads, head_dim, head_dim], rows half-split
+  // By codec, "pq8xM" (K = 256) or "pq4xM" (K = 16).
+  std::map<std::string, std::vector<float>>
+      centroids;  // [n_layers, n_kv_heads, M, K, head_dim / M]
+};
+
 // Q-Filters (arXiv 2503.02812): one direction per layer and KV head; surrogates; what queries are
-// like; or all of them.
+// like; codebooks; or all of them.
 class Calibration {
  public:
   // Reads a .pithcal, a published Q-Filters file (safetensors with one tensor `q_filters`
@@ -94,15 +110,19 @@ class Calibration {
   // The same of queries.
   QueryStatistics QueriesFor(const ModelInfo& model) const;
 
-  bool has_filters() const { return !q_filters.empty() || !(kvzap || queries); }
+  // The same of codebooks: centre and the map's rows.
+  PqCodebooks CodebooksFor(const ModelInfo& model) const;
+
+  bool has_filters() const { return !q_filters.empty() || !(kvzap || queries || codebooks); }
 
   int n_layers = 0;
   int n_kv_heads = 0;            // 0 in published query statistics
-  int head_dim = 0;              // 0 without Q-Filters and query statistics
+  int head_dim = 0;              // 0 without Q-Filters, query statistics and codebooks
   std::vector<float> q_filters;  // [n_layers, n_kv_heads, head_dim] f32, half-split, negated
   std::optional<KvzapSurrogate> kvzap;
   std::optional<KvzapPlusSurrogate> kvzap_plus;
   std::optional<QueryStatistics> queries;
+  std::optional<PqCodebooks> codebooks;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
 
@@ -157,5 +177,28 @@ struct KvzapProgress {
 KvzapQuality CalibrateKvzap(const Model& model, std::span<const std::string> texts,
                             const KvzapOptions& options, Calibration& calibration,
                             const KvzapProgress& progress = {});
+
+struct CodebookOptions {
+  std::vector<std::string> codecs;  // "pq8x16", ...
+  int n_sequences = 8;
+  int sequence_tokens = 2048;
+  int n_queries = 128;  // of every sequence, whose attention says how much a key matters
+  uint64_t seed = 42;
+  int n_threads = 0;  // 0: one per core
+};
+
+struct CodebookProgress {
+  Progress read;   // tokens
+  Progress train;  // heads; calls come from several threads, one at a time
+};
+
+// Runs `texts` (each a document) through the model and makes codebooks of its keys, which replace
+// those of `calibration`, with its metadata codebooks_*. Needs memory for 2 * n_layers * n_kv_heads
+// * head_dim bytes a token. Throws Error(kInvalidArgument) for a codec that is none or whose
+// subspaces do not divide head_dim, or where the texts hold fewer tokens than asked for,
+// Error(kMismatch) for a calibration of another model, Error(kCancelled).
+void CalibrateCodebooks(const Model& model, std::span<const std::string> texts,
+                        const CodebookOptions& options, Calibration& calibration,
+                        const CodebookProgress& progress = {});
 
 }  // namespace pith

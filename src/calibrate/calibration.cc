@@ -9,6 +9,7 @@
 #include "base/fail.h"
 #include "base/printable.h"
 #include "base/safetensors.h"
+#include "calibrate/codebooks_file.h"
 #include "calibrate/kvzap_file.h"
 #include "calibrate/kvzap_plus_file.h"
 #include "calibrate/metadata_keys.h"
@@ -81,7 +82,14 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
     calibration.n_layers = calibration.queries->n_layers;
     calibration.head_dim = calibration.queries->head_dim;
   }
-  if (tensors.Find(kTensor) || !(calibration.kvzap || calibration.queries)) {
+  calibration.codebooks = ReadCodebooks(tensors);
+  if (calibration.codebooks) {
+    calibration.n_layers = calibration.codebooks->n_layers;
+    calibration.n_kv_heads = calibration.codebooks->n_kv_heads;
+    calibration.head_dim = calibration.codebooks->head_dim;
+  }
+  if (tensors.Find(kTensor) ||
+      !(calibration.kvzap || calibration.queries || calibration.codebooks)) {
     ReadFilters(tensors, calibration);
   }
   if (calibration.kvzap) {
@@ -96,6 +104,16 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
          tensors.name(), queries->n_layers, queries->head_dim, calibration.n_layers,
          calibration.head_dim);
   }
+  const auto& codebooks = calibration.codebooks;
+  if (codebooks && (codebooks->n_layers != calibration.n_layers ||
+                    codebooks->n_kv_heads != calibration.n_kv_heads ||
+                    codebooks->head_dim != calibration.head_dim)) {
+    Fail(ErrorCode::kFormat,
+         "{}: the codebooks are of {} layers, {} KV heads and {} dimensions, all else of {}, {} "
+         "and {}",
+         tensors.name(), codebooks->n_layers, codebooks->n_kv_heads, codebooks->head_dim,
+         calibration.n_layers, calibration.n_kv_heads, calibration.head_dim);
+  }
   return calibration;
 }
 
@@ -109,6 +127,7 @@ void Calibration::Save(const std::filesystem::path& file) const {
   if (kvzap) surrogate.Add(*kvzap, tensors);
   if (kvzap_plus) AddKvzapPlus(*kvzap_plus, surrogate, tensors);
   if (queries) AddQueryStatistics(*queries, tensors);
+  if (codebooks) AddCodebooks(*codebooks, surrogate, tensors);
   std::map<std::string, std::string> all = metadata;
   all[kFormatKey] = kFormat;
   WriteSafeTensors(file, tensors, all);
@@ -141,6 +160,15 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          "and {}",
          queries->n_layers, queries->n_heads, queries->head_dim, model.name, model.n_layers,
          model.n_heads, model.head_dim);
+  }
+  if (codebooks &&
+      (codebooks->n_layers != model.n_layers || codebooks->n_kv_heads != model.n_kv_heads ||
+       codebooks->head_dim != model.head_dim)) {
+    Fail(ErrorCode::kMismatch,
+         "the codebooks are of {} layers, {} KV heads and {} dimensions, but the model {} has {}, "
+         "{} and {}",
+         codebooks->n_layers, codebooks->n_kv_heads, codebooks->head_dim, model.name,
+         model.n_layers, model.n_kv_heads, model.head_dim);
   }
   if (has_filters() && (n_layers != model.n_layers || n_kv_heads != model.n_kv_heads ||
                         head_dim != model.head_dim)) {
@@ -191,6 +219,14 @@ QueryStatistics Calibration::QueriesFor(const ModelInfo& model) const {
       }
     }
   }
+  return of_model;
+}
+
+PqCodebooks Calibration::CodebooksFor(const ModelInfo& model) const {
+  CheckFits(model);
+  PqCodebooks of_model = codebooks.value();
+  of_model.centre = InLayoutOf(model, std::move(of_model.centre));
+  of_model.map = InLayoutOf(model, std::move(of_model.map));
   return of_model;
 }
 

@@ -17,6 +17,12 @@ inline constexpr const char* kQueriesCorpusKey = "queries_corpus";  // what the 
 inline constexpr const char* kQueriesSeedKey = "queries_seed";
 inline constexpr const char* kQueriesRowsKey = "queries_rows";  // sampled of each query head
 
+// Of the codebooks.
+inline constexpr const char* kCodebooksCorpusKey = "codebooks_corpus";  // what the texts were
+inline constexpr const char* kCodebooksSeedKey = "codebooks_seed";
+inline constexpr const char* kCodebooksKeysKey = "codebooks_keys";            // of each KV head
+inline constexpr const char* kCodebooksPositionsKey = "codebooks_positions";  // spread over these
+
 // Of the surrogate.
 inline constexpr const char* kKvzapFormKey = "kvzap_form";      // "linear" or "mlp"
 inline constexpr const char* kKvzapCorpusKey = "kvzap_corpus";  // what the texts were

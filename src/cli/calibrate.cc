@@ -1,4 +1,5 @@
-// pith calibrate: a model's Q-Filters, or its KVzap surrogate, from a corpus.
+// pith calibrate: a model's Q-Filters, its KVzap surrogate or codebooks for its keys, from a
+// corpus.
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -88,14 +89,37 @@ Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
   });
   calibration.kvzap_plus = std::move(kept.kvzap_plus);
   calibration.kvzap = std::move(kept.kvzap);
+  calibration.codebooks = std::move(kept.codebooks);
   const bool keeps_queries = !options.queries && kept.queries;
   if (keeps_queries) calibration.queries = std::move(kept.queries);
   for (const auto& [key, value] : kept.metadata) {
-    if (key.starts_with("kvzap_") || (keeps_queries && key.starts_with("queries_"))) {
+    if (key.starts_with("kvzap_") || key.starts_with("codebooks_") ||
+        (keeps_queries && key.starts_with("queries_"))) {
       calibration.metadata[key] = value;
     }
   }
   return calibration;
+}
+
+void MakeCodebooks(const Model& model, std::span<const std::string> texts,
+                   const CodebookOptions& options, Calibration& calibration) {
+  // The one bar after the other.
+  auto bar = std::make_unique<ProgressBar>("reading", "tokens");
+  bool trains = false;
+  CodebookProgress progress;
+  progress.read = [&](int64_t done, int64_t total) {
+    bar->Show(done, total);
+    return true;
+  };
+  progress.train = [&](int64_t done, int64_t total) {
+    if (!std::exchange(trains, true)) {
+      bar.reset();
+      bar = std::make_unique<ProgressBar>("training", "heads");
+    }
+    bar->Show(done, total);
+    return true;
+  };
+  CalibrateCodebooks(model, texts, options, calibration, progress);
 }
 
 KvzapQuality MakeSurrogate(const Model& model, std::span<const std::string> texts,
@@ -144,6 +168,11 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("--rows", options.rows_per_head, "N", "queries sampled for each query head");
   line.Flag("--queries", options.queries,
             "also keep mean and covariance of the queries, for the scorer expected_calibrated");
+  CodebookOptions codebooks;
+  line.Group("Codebooks");
+  line.List("--codebooks", codebooks.codecs, "CODEC",
+            "make codebooks for these key codecs instead, pq8xM or pq4xM with M subspaces (and 8 "
+            "sequences rather than 20)");
   KvzapFlags kvzap;
   line.Group("KVzap");
   line.Option("--kvzap", kvzap.form, "FORM",
@@ -171,6 +200,10 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   if (!kvzap.form.empty() && options.queries) {
     throw UsageError("--queries goes with the Q-Filters, not with --kvzap; make one after another");
   }
+  const bool makes_codebooks = !codebooks.codecs.empty();
+  if (makes_codebooks && (!kvzap.form.empty() || options.queries)) {
+    throw UsageError("--codebooks goes without --kvzap and --queries; make one after another");
+  }
   if (options.n_threads == 0) options.n_threads = DefaultThreads();
   CheckWritable(target);
   std::vector<std::string> texts;
@@ -181,7 +214,13 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   KvzapQuality quality;
   Calibration calibration =
       KeptCalibration(from, target, kvzap.form.empty() ? "kvzap" : "qfilter", model_flags, model);
-  if (kvzap.form.empty()) {
+  if (makes_codebooks) {
+    if (line.Given("--sequences")) codebooks.n_sequences = options.n_sequences;
+    codebooks.sequence_tokens = options.sequence_tokens;
+    codebooks.seed = options.seed;
+    codebooks.n_threads = options.n_threads;
+    AsUsage([&] { MakeCodebooks(model, texts, codebooks, calibration); });
+  } else if (kvzap.form.empty()) {
     calibration = MakeFilters(model, texts, options, std::move(calibration));
   } else {
     kvzap.options.mlp = kvzap.form == "mlp";
@@ -193,7 +232,8 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  calibration.metadata[kvzap.form.empty()   ? kCorpusKey
+  calibration.metadata[makes_codebooks      ? kCodebooksCorpusKey
+                       : kvzap.form.empty() ? kCorpusKey
                        : kvzap.options.plus ? kKvzapPlusCorpusKey
                                             : kKvzapCorpusKey] = Names(corpus);
   if (options.queries) calibration.metadata[kQueriesCorpusKey] = Names(corpus);
@@ -216,6 +256,10 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
     if (kvzap.options.plus) out["received_r2"] = quality.mean_received_r2;
     out["metadata"] = calibration.metadata;
     PrintJson(out);
+  } else if (makes_codebooks) {
+    Print(fmt::format("{}: codebooks of {} layers x {} KV heads, {}, from {} keys a head in {}\n",
+                      target, calibration.n_layers, calibration.n_kv_heads, FormatBytes(bytes),
+                      calibration.metadata[kCodebooksKeysKey], FormatDuration(seconds)));
   } else if (!kvzap.form.empty()) {
     Print(QualityTable(quality.r2, calibration.n_layers, calibration.n_kv_heads));
     if (kvzap.options.plus) {

@@ -1,4 +1,4 @@
-// pith inspect: what a snapshot holds.
+// pith inspect: what a snapshot or a calibration holds.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "cli/inspect_calibration.h"
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
@@ -188,9 +189,14 @@ int Inspect(const Verb& verb, std::span<char* const> arguments) {
   std::string file;
   bool json = false;
   CommandLine line(verb.name, verb.summary);
-  line.Positional("SNAPSHOT", file, "a file that pith compress made (.pith)");
+  line.Positional("FILE", file,
+                  "a file that pith compress (.pith) or pith calibrate (.pithcal) made");
   line.Flag("--json", json, "print everything as JSON");
   if (!line.Parse(arguments)) return kDone;
+  if (IsCalibration(file)) {
+    InspectCalibration(file, json);
+    return kDone;
+  }
   const SnapshotInfo info = InspectSnapshot(file);
   if (json) {
     PrintJson(ToJson(info, file));

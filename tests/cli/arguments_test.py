@@ -48,7 +48,7 @@ class WrongUseTest(PithTest):
         self.refused(2, "DOCUMENT", "compare")
         self.refused(2, "DOCUMENT", "compress")
         self.refused(2, "-o FILE", "compress", "document.txt")
-        self.refused(2, "SNAPSHOT", "inspect")
+        self.refused(2, "FILE", "inspect")
         self.refused(2, "--corpus", "calibrate", "-o", "x.pithcal")
         self.refused(2, "-o", "calibrate", "--corpus", "x.txt")
         self.refused(2, "--predict", "run", "-n")
