@@ -175,6 +175,7 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
     const Segment segment = {
         .pages = tier.pages,
         .key_bytes = tier.key_bytes,
+        .page_bytes = tier.page_bytes,
         .keys = tier.keys,
         .values = tier.values,
         .begin = range.begin * kBlockEntries,

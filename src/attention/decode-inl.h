@@ -1,5 +1,5 @@
-// Attention of few queries, bound by memory: f16 values are converted in registers, each multiplied
-// with a tile of rows (Flash-Decoding). Included once per SIMD level.
+// Attention of few queries, bound by memory: keys and values are decoded in registers, each
+// multiplied with a tile of rows (Flash-Decoding). Included once per SIMD level.
 #if defined(PITH_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PITH_ATTENTION_DECODE_INL_H_
 #undef PITH_ATTENTION_DECODE_INL_H_
@@ -7,39 +7,15 @@
 #define PITH_ATTENTION_DECODE_INL_H_
 #endif
 
+#include "attention/prefetch-inl.h"
+#include "attention/prefill-inl.h"
+#include "attention/quantised_keys-inl.h"
+#include "attention/quantised_values-inl.h"
 #include "attention/simd-inl.h"
-#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pith {
 namespace HWY_NAMESPACE {
-
-inline constexpr int kDecodeRows = kManyRegisters ? 6 : 4;
-// Vectors of a tile of R rows, so that accumulators, R broadcasts and a vector of keys or values
-// are at most 16 registers: 3 x 4 or 4 x 2 accumulators.
-template <int R>
-inline constexpr int kDecodeVectors = R <= 3 || kManyRegisters ? 4 : 2;
-
-// What is fetched while a page is computed with. Pages are scattered, and the hardware's
-// prefetchers, which follow what is read in order, begin anew every 4 KiB: so two runs of lines are
-// fetched by turns, the second half of the next page and the first half of the page after it.
-// Measured on Zen 3, this reads 15 to 40 % faster than the whole next page in order, which is 3 to
-// 16 % faster than fetching nothing; four runs are within 3 % of two.
-struct Ahead {
-  const std::byte* near;
-  const std::byte* far;
-
-  Ahead operator+(size_t n_read) const { return {near + n_read / 2, far + n_read / 2}; }
-};
-// In step with a loop whose step i reads kBytes: one line of each run for every two lines read.
-template <int kBytes>
-HWY_INLINE void Fetch(const Ahead& ahead, int i) {
-  constexpr int kSteps = std::max(128 / kBytes, 1);
-  static_assert(kSteps * kBytes == 128);
-  if (i % kSteps != 0) return;
-  hwy::Prefetch(ahead.near + i * (kBytes / 2));
-  hwy::Prefetch(ahead.far + i * (kBytes / 2));
-}
 
 // Scores of R rows against one block of keys.
 // q [head_dim][R], k [head_dim][32] f16, scores [R][kStepEntries].
@@ -131,37 +107,69 @@ HWY_INLINE void AccumulateValues(const F16* HWY_RESTRICT v, int n, int head_dim,
   }
 }
 
+// Scores of R rows against `count` keys from slot `slot` on.
+template <int R>
+HWY_INLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, int slot, int count,
+                          float* HWY_RESTRICT q, float* HWY_RESTRICT scores, const Ahead& ahead) {
+  const bool f16 = s.keys.id == CodecId::kF16;
+  const size_t block_bytes =
+      f16 ? F16KeyBytes(s.head_dim) / 2 : KeyBlockBytes(s.keys.id, s.head_dim);
+  for (int i = 0; i < count; i += kBlockEntries) {
+    const size_t begin = (slot + i) / kBlockEntries * block_bytes;
+    const std::byte* block = page + begin;
+    if (f16) {
+      ScoreBlock<R>(q, reinterpret_cast<const F16*>(block), s.head_dim, scores + i, ahead + begin);
+      continue;
+    }
+#if HWY_TARGET != HWY_SCALAR
+    const auto rounded = RoundedQueries::At(s.keys.id, s.head_dim, R, q);
+    if (s.keys.id == CodecId::kQ8) {
+      ScoreBlockQ8<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+    } else {
+      ScoreBlockQ4<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+    }
+#endif
+  }
+}
+
 // R rows from `row` on against `count` entries from `step` on.
 template <int R>
 HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
-                           const float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
+                           float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
                            float* HWY_RESTRICT factors) {
   const std::byte* page = s.pages[step / kPageEntries];
-  const auto offset = static_cast<int>(step % kPageEntries);
-  const std::byte* values = page + s.key_bytes;
+  const auto slot = static_cast<int>(step % kPageEntries);
   const auto page_after = [&](int64_t n) {
     return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
   };
-  const Ahead ahead = {page_after(1) + s.key_bytes, page_after(2)};
-  for (int i = 0; i < count; i += kBlockEntries) {
-    const size_t block = static_cast<size_t>(offset + i) * s.head_dim;
-    ScoreBlock<R>(q, reinterpret_cast<const F16*>(page) + block, s.head_dim, scores + i,
-                  ahead + block * sizeof(F16));
-  }
+  const size_t half = s.page_bytes / 2 / kPageAlignment * kPageAlignment;
+  const Ahead ahead = {page_after(1) + half, page_after(2)};
+  ScoreKeys<R>(s, page, slot, count, q, scores, ahead);
   for (int r = 0; r < R; ++r) {
     factors[r] = SoftmaxRow(scores + r * kStepEntries, VisibleInStep(s, row + r, step, count),
                             s.state.max[row + r], s.state.sum[row + r]);
   }
-  AccumulateValues<R>(reinterpret_cast<const F16*>(values) + size_t{1} * offset * s.head_dim, count,
-                      s.head_dim, scores, factors,
-                      s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim),
-                      ahead + s.key_bytes);
+  float* out = s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim);
+  const std::byte* values = page + s.key_bytes;
+  const Ahead of_values = ahead + s.key_bytes;
+  if (s.values.id == CodecId::kF16) {
+    AccumulateValues<R>(reinterpret_cast<const F16*>(values) + size_t{1} * slot * s.head_dim, count,
+                        s.head_dim, scores, factors, out, of_values);
+    return;
+  }
+#if HWY_TARGET != HWY_SCALAR
+  if (s.values.id == CodecId::kQ8) {
+    AccumulateQ8<R>(values, slot, count, s.head_dim, scores, factors, out, of_values);
+  } else {
+    AccumulateQ4<R>(values, slot, count, s.head_dim, scores, factors, out, of_values);
+  }
+#endif
 }
 
 // DecodeStep<height>, for heights of 1..kMax.
 template <int kMax>
 HWY_INLINE void DecodeTile(const Segment& s, int height, int row, int64_t step, int count,
-                           const float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
+                           float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
                            float* HWY_RESTRICT factors) {
   if constexpr (kMax > 1) {
     if (height < kMax) {
@@ -172,6 +180,9 @@ HWY_INLINE void DecodeTile(const Segment& s, int height, int row, int64_t step, 
 }
 
 void Decode(const Segment& s) {
+  // One lane cannot hold a pair of integers.
+  const bool f16 = s.keys.id == CodecId::kF16 && s.values.id == CodecId::kF16;
+  if (!f16 && HWY_TARGET == HWY_SCALAR) return Prefill(s);
   const int n_rows = s.n_tokens * s.group;
   float* q = s.scratch;
   float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
@@ -184,11 +195,18 @@ void Decode(const Segment& s) {
   for (int tile = 0; tile < n_tiles; ++tile) {
     const int begin = tile_begin(tile);
     const int height = tile_begin(tile + 1) - begin;
+    float* tile_q = q + size_t{1} * begin * s.head_dim;
+    float one[kMaxHeadDim];
     for (int r = 0; r < height; ++r) {
       const int row = begin + r;
-      const float* from = s.q + row / s.group * s.q_stride + row % s.group * s.head_dim;
-      float* to = q + size_t{1} * begin * s.head_dim + r;
-      for (int d = 0; d < s.head_dim; ++d) to[d * height] = from[d] * s.scale;
+      LoadQuery(s.q + row / s.group * s.q_stride + row % s.group * s.head_dim, s.head_dim, s.scale,
+                s.keys.id, one);
+      if (s.keys.id == CodecId::kF16) {
+        for (int d = 0; d < s.head_dim; ++d) tile_q[d * height + r] = one[d];
+      } else {
+        RoundQuery(s.keys.id, one, s.head_dim, height, r,
+                   RoundedQueries::At(s.keys.id, s.head_dim, height, tile_q));
+      }
     }
   }
 
@@ -203,6 +221,7 @@ void Decode(const Segment& s) {
     }
     step = next;
   }
+  FinishRows(s);
 }
 
 }  // namespace HWY_NAMESPACE

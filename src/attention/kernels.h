@@ -11,6 +11,7 @@ namespace pith {
 
 // Entries computed together: one page.
 inline constexpr int kStepEntries = kPageEntries;
+inline constexpr int kMaxHeadDim = 256;
 // Rows of every row-wise buffer are allocated in multiples of this, the tallest register tile.
 inline constexpr int kRowMultiple = 12;
 
@@ -31,6 +32,7 @@ struct StateRows {
 struct Segment {
   std::byte* const* pages;
   size_t key_bytes;  // of a page: where its values begin
+  size_t page_bytes;
   RowFormat keys;
   RowFormat values;
   int64_t begin;  // entries [begin, end); begin is a multiple of kBlockEntries

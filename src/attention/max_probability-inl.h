@@ -93,7 +93,8 @@ void Judge(const JudgeSegment& s) {
   float* normalisers = sum + n_rows;
   for (int head = 0; head < s.group; ++head) {
     PackQueries<kTileRows>(s.q + size_t{1} * head * s.head_dim, s.q_stride, s.n_tokens, 1,
-                           s.head_dim, s.scale, q + size_t{1} * head * head_rows * s.head_dim);
+                           s.head_dim, s.scale, CodecId::kF16,
+                           q + size_t{1} * head * head_rows * s.head_dim);
   }
   std::fill_n(max, n_rows, SoftmaxState<float>::Empty());
   std::fill_n(sum, n_rows, 0.0f);

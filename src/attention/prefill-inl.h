@@ -8,6 +8,8 @@
 #define PITH_ATTENTION_PREFILL_INL_H_
 #endif
 
+#include "attention/quantised_keys-inl.h"
+#include "attention/quantised_values-inl.h"
 #include "attention/simd-inl.h"
 #include "attention/tile-inl.h"
 
@@ -70,6 +72,25 @@ HWY_INLINE void ConvertValues(const F16* HWY_RESTRICT values, int n, int head_di
   }
 }
 
+// The keys and values of `count` entries from slot `slot` on, to panels.
+HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, int count,
+                            float* HWY_RESTRICT keys, float* HWY_RESTRICT values) {
+  const size_t first = size_t{1} * slot * s.head_dim;
+  if (s.keys.id == CodecId::kF16) {
+    ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
+  } else {
+    const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, s.head_dim);
+    ConvertQuantisedKeys(s.keys.id, page + begin, count, s.head_dim, kPanel, keys);
+  }
+  if (s.values.id == CodecId::kF16) {
+    ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,
+                  values);
+  } else {
+    ConvertQuantisedValues(s.values.id, page + s.key_bytes, slot, count, s.head_dim, kPanel,
+                           values);
+  }
+}
+
 void Prefill(const Segment& s) {
   const int n_rows = s.n_tokens * s.group;
   const int n_tiles = (n_rows + kTileRows - 1) / kTileRows;
@@ -79,17 +100,14 @@ void Prefill(const Segment& s) {
   float* q = values + size_t{kStepEntries} * stride;
   float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
   float* factors = scores + size_t{1} * PaddedRows(n_rows) * kStepEntries;
-  PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, q);
+  PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, s.keys.id, q);
   ClearRows(s);
 
   for (int64_t step = s.begin; step < s.end;) {
     const int64_t next = std::min((step / kPageEntries + 1) * kPageEntries, s.end);
     const int count = static_cast<int>(next - step);
     const std::byte* page = s.pages[step / kPageEntries];
-    const size_t first = static_cast<size_t>(step % kPageEntries) * s.head_dim;
-    ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
-    ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,
-                  values);
+    ConvertPage(s, page, static_cast<int>(step % kPageEntries), count, keys, values);
 
     // Later rows see more: the tiles that see an entry at all are the last ones.
     const auto visible = [&](int tile) {
@@ -130,6 +148,7 @@ void Prefill(const Segment& s) {
     }
     step = next;
   }
+  FinishRows(s);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -14,6 +14,7 @@
 
 #include "attention/kernels.h"
 #include "attention/softmax_state.h"
+#include "cache/hadamard.h"
 #include "hwy/highway.h"
 
 // Register tiles are arrays of vectors; they stay in registers only when these loops are unrolled.
@@ -33,6 +34,12 @@ using EightTag = hn::CappedTag<float, 8>;  // a head_dim is a multiple of 8, not
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 inline constexpr bool kManyRegisters =  // 32 rather than 16
     HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;
+
+inline constexpr int kDecodeRows = kManyRegisters ? 6 : 4;
+// Vectors of a tile of R rows, so that accumulators, R broadcasts and a vector of keys or values
+// are at most 16 registers: 3 x 4 or 4 x 2 accumulators.
+template <int R>
+inline constexpr int kDecodeVectors = R <= 3 || kManyRegisters ? 4 : 2;
 
 // The next lanes of f16 values, which need no alignment, in f32. Where the instruction set does not
 // convert f16, infinities and NaN become numbers from 65536 on.
@@ -64,21 +71,27 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
-// Queries [n_tokens][group][head_dim], tokens q_stride apart, scaled and interleaved by tiles of
+// A query as the keys lie: scaled, and rotated for q4. [head_dim]
+HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale, CodecId keys,
+                          float* HWY_RESTRICT q) {
+  for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
+  if (keys == CodecId::kQ4) Hadamard(q, head_dim);
+}
+
+// Queries [n_tokens][group][head_dim], tokens q_stride apart, loaded and interleaved by tiles of
 // kTile rows: [tile][head_dim][kTile], so that the broadcasts of one step of the dot products are
 // neighbours. Rows past the last are zeros.
 template <int kTile>
 HWY_INLINE void PackQueries(const float* HWY_RESTRICT q, int64_t q_stride, int n_tokens, int group,
-                            int head_dim, float scale, float* HWY_RESTRICT packed) {
+                            int head_dim, float scale, CodecId keys, float* HWY_RESTRICT packed) {
   const int n_rows = n_tokens * group;
   for (int row = 0; row < (n_rows + kTile - 1) / kTile * kTile; ++row) {
-    float* HWY_RESTRICT to = packed + row / kTile * kTile * head_dim + row % kTile;
-    if (row >= n_rows) {
-      for (int d = 0; d < head_dim; ++d) to[d * kTile] = 0.0f;
-      continue;
+    float one[kMaxHeadDim] = {};
+    if (row < n_rows) {
+      LoadQuery(q + row / group * q_stride + row % group * head_dim, head_dim, scale, keys, one);
     }
-    const float* HWY_RESTRICT from = q + row / group * q_stride + row % group * head_dim;
-    for (int d = 0; d < head_dim; ++d) to[d * kTile] = from[d] * scale;
+    float* HWY_RESTRICT to = packed + row / kTile * kTile * head_dim + row % kTile;
+    for (int d = 0; d < head_dim; ++d) to[d * kTile] = one[d];
   }
 }
 
@@ -87,6 +100,14 @@ HWY_INLINE void ClearRows(const Segment& s) {
   std::fill_n(s.state.max, n_rows, SoftmaxState<float>::Empty());
   std::fill_n(s.state.sum, n_rows, 0.0f);
   std::fill_n(s.state.vectors, size_t{1} * n_rows * PaddedDim(s.head_dim), 0.0f);
+}
+
+// Rotates back what was summed of rotated values.
+HWY_INLINE void FinishRows(const Segment& s) {
+  if (s.values.id != CodecId::kQ4) return;
+  for (int row = 0; row < s.n_tokens * s.group; ++row) {
+    Hadamard(s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim), s.head_dim);
+  }
 }
 
 // Turns one row of scores [kStepEntries] into weights 2^(score - max), zero from `n_visible` on,

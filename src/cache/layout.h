@@ -19,7 +19,7 @@ using F16 = uint16_t;  // IEEE binary16 bits
 
 constexpr size_t F16KeyBytes(int head_dim) { return size_t{kPageEntries} * head_dim * sizeof(F16); }
 
-enum class CodecId : uint8_t { kF16 };
+enum class CodecId : uint8_t { kF16, kQ8, kQ4 };
 
 // How the key or the value rows of a page lie; kernels are chosen by it.
 struct RowFormat {

@@ -1,0 +1,58 @@
+// Integer products that Highway 1.0.3 has no portable name for. Included once per SIMD level.
+#if defined(PITH_ATTENTION_INTEGER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PITH_ATTENTION_INTEGER_INL_H_
+#undef PITH_ATTENTION_INTEGER_INL_H_
+#else
+#define PITH_ATTENTION_INTEGER_INL_H_
+#endif
+
+#include "attention/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pith {
+namespace HWY_NAMESPACE {
+
+inline constexpr bool kHasPairProducts = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 ||
+                                         HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
+
+// out[i] = a[2i] * b[2i] + a[2i+1] * b[2i+1].
+template <class D32, class V16>
+HWY_INLINE hn::Vec<D32> MulPairs(D32 d32, V16 a, V16 b) {
+  if constexpr (kHasPairProducts) {
+    auto unused = hn::Zero(d32);
+    return hn::ReorderWidenMulAccumulate(d32, a, b, hn::Zero(d32), unused);
+  } else {
+    const auto a32 = hn::BitCast(d32, a);
+    const auto b32 = hn::BitCast(d32, b);
+    const auto even = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(a32)),
+                              hn::ShiftRight<16>(hn::ShiftLeft<16>(b32)));
+    return hn::Add(even, hn::Mul(hn::ShiftRight<16>(a32), hn::ShiftRight<16>(b32)));
+  }
+}
+
+// The same of a in 0..127 and b in -128..127, in 16 bits.
+template <class D16, class VU8, class VI8>
+HWY_INLINE hn::Vec<D16> MulPairsU8(D16 d16, VU8 a, VI8 b) {
+#if HWY_TARGET == HWY_AVX3
+  (void)d16;
+  return hn::Vec<D16>{_mm512_maddubs_epi16(a.raw, b.raw)};
+#elif HWY_TARGET == HWY_AVX2
+  (void)d16;
+  return hn::Vec<D16>{_mm256_maddubs_epi16(a.raw, b.raw)};
+#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+  (void)d16;
+  return hn::Vec<D16>{_mm_maddubs_epi16(a.raw, b.raw)};
+#else
+  const auto a16 = hn::BitCast(d16, a);
+  const auto b16 = hn::BitCast(d16, b);
+  const auto even =
+      hn::Mul(hn::And(a16, hn::Set(d16, 0xff)), hn::ShiftRight<8>(hn::ShiftLeft<8>(b16)));
+  return hn::Add(even, hn::Mul(hn::ShiftRight<8>(a16), hn::ShiftRight<8>(b16)));
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pith
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard, per level
