@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include "attention/attention.h"
+#include "cache/codec.h"
 #include "cache/page_pool.h"
 #include "read_memory.h"
 #include "team.h"
@@ -42,20 +43,28 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+struct CodecPair {
+  std::string keys;
+  std::string values;
+};
+
 // The cache of a model: pages of a PagePool as the engine has them, in an order shuffled layer by
-// layer, with random f16 contents.
+// layer, with random contents.
 class Pages {
  public:
   // counts [n_layers][n_kv_heads]: entries of each head.
-  Pages(int head_dim, const std::vector<std::vector<int64_t>>& counts)
-      : pool_(2 * F16KeyBytes(head_dim)) {
+  Pages(int head_dim, const CodecPair& codecs, const std::vector<std::vector<int64_t>>& counts)
+      : keys_(MakeKeyCodec(codecs.keys, head_dim)),
+        values_(MakeValueCodec(codecs.values, head_dim)),
+        pool_(keys_->PageBytes() + values_->PageBytes()) {
     std::minstd_rand random(1);
+    const std::vector<std::byte> contents = Encoded(head_dim, random);
     for (const std::vector<int64_t>& heads : counts) {
       std::vector<std::byte*> pages;
       for (const int64_t n : heads) {
         for (int64_t i = 0; i < n; i += kPageEntries) {
           pages.push_back(pool_.Allocate());
-          Fill(pages.back(), pool_.page_bytes(), random);
+          std::copy(contents.begin(), contents.end(), pages.back());
         }
       }
       std::shuffle(pages.begin(), pages.end(), random);
@@ -63,7 +72,10 @@ class Pages {
       std::byte* const* next = pages_.back().data();
       std::vector<HeadView> views;
       for (const int64_t n : heads) {
-        views.push_back(ExactHead(next, n, 0, head_dim));
+        HeadView view;
+        view.tiers[0] = {
+            next, n, keys_->PageBytes(), pool_.page_bytes(), keys_->Format(0), values_->Format(0)};
+        views.push_back(view);
         next += (n + kPageEntries - 1) / kPageEntries;
         n_entries_ += n;
       }
@@ -79,18 +91,25 @@ class Pages {
     return views;
   }
   int64_t n_entries() const { return n_entries_; }
-
- private:
-  // Sign, exponent 13 or 14 (sizes 1/4 to 1), mantissa.
-  static void Fill(std::byte* page, size_t bytes, std::minstd_rand& random) {
-    auto* values = reinterpret_cast<F16*>(page);
-    for (size_t i = 0; i < bytes / sizeof(F16); ++i) {
-      const auto bits = static_cast<uint32_t>(random());
-      values[i] =
-          static_cast<F16>((bits & 0x8000) | (13 + (bits >> 16 & 1)) << 10 | (bits & 0x3ff));
-    }
+  double bytes() const {
+    return static_cast<double>(n_entries_) / kPageEntries * static_cast<double>(pool_.page_bytes());
   }
 
+ private:
+  // A page of rows with elements in -1..1.
+  std::vector<std::byte> Encoded(int head_dim, std::minstd_rand& random) const {
+    const auto dims = static_cast<size_t>(head_dim);
+    std::vector<float> rows(2 * kPageEntries * dims);
+    for (float& x : rows) x = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+    std::vector<std::byte> page(pool_.page_bytes());
+    const float* values = rows.data() + kPageEntries * dims;
+    keys_->Encode(0, {rows.data(), kPageEntries, dims, dims}, 0, page.data());
+    values_->Encode(0, {values, kPageEntries, dims, dims}, 0, page.data() + keys_->PageBytes());
+    return page;
+  }
+
+  std::unique_ptr<Codec> keys_;
+  std::unique_ptr<Codec> values_;
   PagePool pool_;
   std::vector<std::vector<std::byte*>> pages_;
   std::vector<std::vector<HeadView>> views_;
@@ -106,6 +125,7 @@ struct Options {
   int repeats = 7;
   std::vector<int64_t> depths = {512, 2048, 8192};
   std::vector<int> chunks = {1, 512};
+  std::vector<std::string> codecs = {"f16"};
   std::string level;
   bool ragged = false;
   bool json = false;
@@ -127,40 +147,57 @@ std::vector<std::vector<int64_t>> Counts(const Options& o, int64_t n_entries, bo
   return counts;
 }
 
+// "q8" for both, "q8:q4" for keys and values.
+CodecPair PairOf(const std::string& name) {
+  const size_t colon = name.find(':');
+  if (colon == std::string::npos) return {name, name};
+  return {name.substr(0, colon), name.substr(colon + 1)};
+}
+
 // One way of filling the cache, measured.
 struct Pass {
-  Pass(const Options& o, int64_t n_entries, int64_t n_chunk, bool ragged)
-      : pages(o.head_dim, Counts(o, n_entries, ragged)), views(pages.views(n_chunk)) {}
+  Pass(const Options& o, const std::string& codec_names, int64_t n_entries, int64_t n_chunk,
+       bool is_ragged)
+      : codecs(codec_names),
+        ragged(is_ragged),
+        pages(o.head_dim, PairOf(codec_names), Counts(o, n_entries, is_ragged)),
+        views(pages.views(n_chunk)) {}
 
+  std::string codecs;
+  bool ragged;
   Pages pages;
   std::vector<std::vector<HeadView>> views;
   std::vector<double> seconds;
   std::vector<double> core_seconds;
-  std::vector<double> shares;  // of the reads just before and after
+  std::vector<double> shares;    // of the reads just before and after
+  std::vector<double> by_first;  // of the first pass's time in the same round
+  std::vector<double> by_even;   // of ragged passes: of the time of the even one before it
   double hash = 0;
 };
 
-nlohmann::json Record(const Options& o, const Pass& pass, int64_t depth, int chunk, bool ragged) {
+nlohmann::json Record(const Options& o, const Pass& pass, int64_t depth, int chunk) {
   const double s = Median(pass.seconds);
   const double entries = static_cast<double>(depth) + (chunk + 1) / 2.0;  // seen by a query, mean
   const double flop = 4.0 * o.n_layers * o.n_heads * o.head_dim * chunk * entries;
-  const double bytes = 4.0 * o.head_dim * static_cast<double>(pass.pages.n_entries());
   return {{"level", CurrentSimdLevel()},
+          {"codecs", pass.codecs},
           {"threads", o.threads},
           {"depth", depth},
           {"chunk", chunk},
-          {"ragged", ragged},
+          {"ragged", pass.ragged},
           {"ms", s * 1e3},
           {"min_ms", *std::min_element(pass.seconds.begin(), pass.seconds.end()) * 1e3},
           {"gflops", flop / s * 1e-9},
           {"gflops_core", flop / Median(pass.core_seconds) * 1e-9},
-          {"gbps", bytes / s * 1e-9},
+          {"gbps", pass.pages.bytes() / s * 1e-9},
           {"bandwidth_share", Median(pass.shares)},
+          {"by_first", Median(pass.by_first)},
           {"hash", pass.hash}};
 }
 
-// Even and, if asked for, ragged, in alternation with pure reads of other memory: what the machine
-// gives changes within seconds, so a share is the median of shares of the reads around a pass.
+// Every pair of codecs, even and, if asked for, ragged, in alternation with pure reads of other
+// memory: what the machine gives changes within seconds, so a share is the median of shares of the
+// reads around a pass, and passes are compared within a round.
 std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemory& memory,
                                     int64_t depth, int chunk) {
   std::minstd_rand random(1);
@@ -169,9 +206,10 @@ std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemo
                                 .n_kv_heads = o.n_kv_heads,
                                 .scale = 1.0f / std::sqrt(static_cast<float>(o.head_dim))};
   std::vector<std::unique_ptr<Pass>> passes;
-  for (const bool ragged : {false, true}) {
-    if (!ragged || o.ragged) {
-      passes.push_back(std::make_unique<Pass>(o, depth + chunk, chunk, ragged));
+  for (const std::string& codecs : o.codecs) {
+    for (const bool ragged : {false, true}) {
+      if (ragged && !o.ragged) continue;
+      passes.push_back(std::make_unique<Pass>(o, codecs, depth + chunk, chunk, ragged));
     }
   }
   const size_t n = size_t{1} * chunk * o.n_heads * o.head_dim;
@@ -181,9 +219,9 @@ std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemo
   plan.Prepare(chunk);
 
   std::vector<double> read_speeds = {memory.Read(team)};
-  std::vector<double> ragged_by_even;
   std::vector<double> by_thread(team.n_threads());
   for (int repeat = 0; repeat < o.repeats; ++repeat) {
+    double even_seconds = 0;
     for (const auto& pass : passes) {
       by_thread.assign(team.n_threads(), 0.0);
       const auto begin = Clock::now();
@@ -197,21 +235,21 @@ std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemo
       const double s = Seconds(begin);
       const double before = read_speeds.back();
       read_speeds.push_back(memory.Read(team));
-      const double bytes = 4.0 * o.head_dim * static_cast<double>(pass->pages.n_entries());
-      pass->shares.push_back(bytes / s / ((before + read_speeds.back()) / 2));
+      pass->shares.push_back(pass->pages.bytes() / s / ((before + read_speeds.back()) / 2));
       pass->seconds.push_back(s);
+      pass->by_first.push_back(s / passes.front()->seconds.back());
+      if (pass->ragged) pass->by_even.push_back(s / even_seconds);
+      even_seconds = s;
       pass->core_seconds.push_back(std::accumulate(by_thread.begin(), by_thread.end(), 0.0));
       for (const float x : out) pass->hash += x;
     }
-    if (o.ragged) ragged_by_even.push_back(passes[1]->seconds.back() / passes[0]->seconds.back());
   }
 
   std::vector<nlohmann::json> records;
   for (const auto& pass : passes) {
-    const bool ragged = pass != passes.front();
-    records.push_back(Record(o, *pass, depth, chunk, ragged));
+    records.push_back(Record(o, *pass, depth, chunk));
     records.back()["read_gbps"] = Median(read_speeds) * 1e-9;
-    if (ragged) records.back()["by_even"] = Median(ragged_by_even);
+    if (pass->ragged) records.back()["by_even"] = Median(pass->by_even);
   }
   return records;
 }
@@ -227,6 +265,9 @@ int Main(int argc, char** argv) {
   app.add_option("-r,--repeats", o.repeats);
   app.add_option("-d,--depths", o.depths, "entries before the chunk")->delimiter(',');
   app.add_option("-c,--chunks", o.chunks, "queries at once")->delimiter(',');
+  app.add_option("--codecs", o.codecs,
+                 "of keys and values: q8, or q8:q4; the first is compared with")
+      ->delimiter(',');
   app.add_option("--level", o.level, "SIMD level, best if not given");
   app.add_flag("--ragged", o.ragged, "also with nine tenths of the entries in every tenth head");
   app.add_flag("--json", o.json);
@@ -241,23 +282,23 @@ int Main(int argc, char** argv) {
   if (!o.json) {
     std::printf("%s, %d threads, %d layers, %d/%d heads of %d\n", CurrentSimdLevel().c_str(),
                 o.threads, o.n_layers, o.n_heads, o.n_kv_heads, o.head_dim);
-    std::printf("%8s %6s %10s %10s %9s %9s %9s %11s %8s\n", "depth", "chunk", "median ms",
-                "best ms", "GFLOP/s", "per core", "GB/s", "read GB/s", "of read");
+    std::printf("%8s %6s %-15s %10s %10s %9s %9s %9s %11s %8s %9s\n", "depth", "chunk", "codecs",
+                "median ms", "best ms", "GFLOP/s", "per core", "GB/s", "read GB/s", "of read",
+                "by first");
   }
   nlohmann::json records = nlohmann::json::array();
   for (const int chunk : o.chunks) {
     for (const int64_t depth : o.depths) {
       for (nlohmann::json& r : Measure(o, team, memory, depth, chunk)) {
         if (!o.json) {
-          std::printf("%8ld %6d %10.3f %10.3f %9.1f %9.1f %9.2f %11.2f %7.0f%%",
-                      static_cast<long>(depth), chunk, r["ms"].get<double>(),
+          const std::string name =
+              r["codecs"].get<std::string>() + (r["ragged"].get<bool>() ? " ragged" : "");
+          std::printf("%8ld %6d %-15s %10.3f %10.3f %9.1f %9.1f %9.2f %11.2f %7.0f%% %9.3f\n",
+                      static_cast<long>(depth), chunk, name.c_str(), r["ms"].get<double>(),
                       r["min_ms"].get<double>(), r["gflops"].get<double>(),
                       r["gflops_core"].get<double>(), r["gbps"].get<double>(),
-                      r["read_gbps"].get<double>(), 100 * r["bandwidth_share"].get<double>());
-          if (r.contains("by_even")) {
-            std::printf("  ragged: %.3f of even's time", r["by_even"].get<double>());
-          }
-          std::printf("\n");
+                      r["read_gbps"].get<double>(), 100 * r["bandwidth_share"].get<double>(),
+                      r["by_first"].get<double>());
           std::fflush(stdout);
         }
         records.push_back(std::move(r));

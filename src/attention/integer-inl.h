@@ -15,6 +15,41 @@ namespace HWY_NAMESPACE {
 inline constexpr bool kHasPairProducts = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 ||
                                          HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
 
+// Vectors of sums for each of R rows. A product is not added as it is made, as f32's is, and needs
+// a register of its own.
+template <int R>
+inline constexpr int kIntegerVectors = R <= 2 || kManyRegisters ? 4 : 2;
+
+// Scales, NaN where they are: one NaN stands for a block of a row that is no numbers.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadScales(D d, const F16* HWY_RESTRICT from) {
+  const auto scale = LoadF16(d, from);
+  if constexpr (kHasF16) return scale;
+  const auto finite = hn::Lt(hn::Abs(scale), hn::Set(d, 65536.0f));
+  return hn::IfThenElse(finite, scale, hn::Set(d, std::numeric_limits<float>::quiet_NaN()));
+}
+
+// The nearest integer, ties to even, of |x| < 2^22; Highway's own guards against overflow.
+template <class D>
+HWY_INLINE hn::Vec<hn::RebindToSigned<D>> RoundToInt(D d, hn::Vec<D> x) {
+  const hn::RebindToSigned<D> d32;
+  const auto magic = hn::Set(d, 12582912.0f);  // 1.5 * 2^23
+  return hn::Sub(hn::BitCast(d32, hn::Add(x, magic)), hn::BitCast(d32, magic));
+}
+
+// sum += product, here and now: GCC otherwise reorders sums of integers across unrolled steps, and
+// keeps more of them than there are registers.
+template <class V>
+HWY_INLINE void Accumulate(V& sum, V product) {
+  V next = hn::Add(sum, product);
+#if HWY_ARCH_X86 && HWY_COMPILER_GCC && !HWY_COMPILER_CLANG
+  auto raw = next.raw;
+  asm("" : "+x"(raw));
+  next = V{raw};
+#endif
+  sum = next;
+}
+
 // out[i] = a[2i] * b[2i] + a[2i+1] * b[2i+1].
 template <class D32, class V16>
 HWY_INLINE hn::Vec<D32> MulPairs(D32 d32, V16 a, V16 b) {

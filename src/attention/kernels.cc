@@ -27,8 +27,6 @@ void Exp2Array(const float* x, size_t n, float* y) {
 const Kernels* LevelKernels() {
   // Where the instruction set converts f16, doing so again for every tile of rows costs less than
   // storing the result; where it does not, a conversion takes a dozen instructions.
-  constexpr bool kHasF16 = HWY_TARGET != HWY_SSE4 && HWY_TARGET != HWY_SSSE3 &&
-                           HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
   static const Kernels kernels = {
       .level = hwy::TargetName(HWY_TARGET),
       .decode = Decode,

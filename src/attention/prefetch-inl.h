@@ -27,14 +27,18 @@ struct Ahead {
   Ahead operator+(size_t n_read) const { return {near + n_read / 2, far + n_read / 2}; }
 };
 
-// In step with a loop whose step i reads kBytes: one line of each run for every two lines read.
+// One line of each run, for the two lines read from here on.
+HWY_INLINE void Fetch(const Ahead& ahead) {
+  hwy::Prefetch(ahead.near);
+  hwy::Prefetch(ahead.far);
+}
+
+// In step with a loop whose step i reads kBytes.
 template <int kBytes>
 HWY_INLINE void Fetch(const Ahead& ahead, int i) {
   constexpr int kSteps = std::max(128 / kBytes, 1);
   static_assert(kSteps * kBytes == 128);
-  if (i % kSteps != 0) return;
-  hwy::Prefetch(ahead.near + i * (kBytes / 2));
-  hwy::Prefetch(ahead.far + i * (kBytes / 2));
+  if (i % kSteps == 0) Fetch(ahead + size_t{1} * i * kBytes);
 }
 
 }  // namespace HWY_NAMESPACE

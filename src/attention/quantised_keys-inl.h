@@ -42,50 +42,57 @@ struct RoundedQueries {
 // q [head_dim] becomes row r of a tile of `rows`.
 HWY_INLINE void RoundQuery(CodecId id, const float* HWY_RESTRICT q, int head_dim, int rows, int r,
                            const RoundedQueries& to) {
+  const EightTag d;
+  const hn::RebindToSigned<EightTag> d32;
+  constexpr int kWidth = static_cast<int>(hn::MaxLanes(EightTag()));
   const bool q8 = id == CodecId::kQ8;
   const float limit = q8 ? 32767.0f : 127.0f;
+  alignas(kPageAlignment) int32_t codes[kMaxHeadDim];
   for (int b = 0; b < ScaleCount(head_dim); ++b) {
     const int begin = b * kScaleDims;
-    const int n = std::min(kScaleDims, head_dim - begin);
-    float largest = 0;
-    float poison = 0;  // NaN if anything is not finite, which no integer can say
-    for (int i = begin; i < begin + n; ++i) {
-      largest = std::max(largest, std::abs(q[i]));
-      poison += q[i] * 0.0f;
+    const int end = std::min(begin + kScaleDims, head_dim);
+    auto max = hn::Zero(d);
+    auto poison = hn::Zero(d);  // NaN if anything is not finite, which no integer can say
+    for (int i = begin; i < end; i += kWidth) {
+      const auto x = hn::LoadU(d, q + i);
+      max = hn::Max(max, hn::Abs(x));
+      poison = hn::MulAdd(x, hn::Zero(d), poison);
     }
-    const float inverse = largest > 1e-30f ? limit / largest : 0.0f;
-    to.scales[b * rows + r] = largest / limit + poison;
-    int16_t sums[2] = {0, 0};
-    for (int i = begin; i < begin + n; ++i) {
-      const int code = poison == 0 ? static_cast<int>(std::lrint(q[i] * inverse)) : 0;
-      if (q8) {
-        reinterpret_cast<int16_t*>(to.codes + i / 2 * rows + r)[i % 2] = static_cast<int16_t>(code);
-      } else {
-        reinterpret_cast<int8_t*>(to.codes + i / 4 * rows + r)[i % 4] = static_cast<int8_t>(code);
-        sums[i % 4 / 2] = static_cast<int16_t>(sums[i % 4 / 2] - kQ4Zero * code);
-      }
+    const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
+    to.scales[b * rows + r] = largest / limit + hn::GetLane(hn::SumOfLanes(d, poison));
+    const auto inverse = hn::Set(d, largest > 1e-30f ? limit / largest : 0.0f);
+    for (int i = begin; i < end; i += kWidth) {
+      hn::Store(hn::NearestInt(hn::Mul(hn::LoadU(d, q + i), inverse)), d32, codes + i);
     }
     if (q8) continue;
-    auto* offsets = reinterpret_cast<int16_t*>(to.offsets + b * rows + r);
-    offsets[0] = sums[0];
-    offsets[1] = sums[1];
+    int sums[2] = {0, 0};
+    for (int i = begin; i < end; ++i) sums[i % 4 / 2] += codes[i];
+    to.offsets[b * rows + r] =
+        (-kQ4Zero * sums[0] & 0xffff) | static_cast<int32_t>(-kQ4Zero * sums[1] * 0x10000u);
+  }
+  for (int i = 0; q8 && i < head_dim; i += 2) {
+    to.codes[i / 2 * rows + r] = (codes[i] & 0xffff) | codes[i + 1] * 0x10000;
+  }
+  for (int i = 0; !q8 && i < head_dim; i += 4) {
+    uint32_t four = 0;
+    for (int j = 3; j >= 0; --j) four = four << 8 | (codes[i + j] & 0xff);
+    to.codes[i / 4 * rows + r] = static_cast<int32_t>(four);
   }
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// Vectors of 32-bit lanes of entries of a tile of R rows, with what a step needs besides.
 template <int R>
-inline constexpr int kKeyVectors =
-    std::min(R <= 3 || kManyRegisters ? 4 : 2, kBlockEntries / kLanes);
+inline constexpr int kKeyVectors = std::min(kIntegerVectors<R>, kBlockEntries / kLanes);
 
 // scores[r] (+)= scale of the entry * scale of the query * sum, for block b of dimensions.
 template <int R, int kVectors>
 HWY_INLINE void AddScaled(const hn::Vec<hn::RebindToSigned<FloatTag>> (&sums)[R][kVectors],
-                          const F16* HWY_RESTRICT key_scales, const float* HWY_RESTRICT query_scales,
-                          bool first, float* HWY_RESTRICT scores) {
+                          const F16* HWY_RESTRICT key_scales,
+                          const float* HWY_RESTRICT query_scales, bool first,
+                          float* HWY_RESTRICT scores) {
   const FloatTag d;
   PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-    const auto scale = LoadF16(d, key_scales + v * kLanes);
+    const auto scale = LoadScales(d, key_scales + v * kLanes);
     PITH_UNROLL for (int r = 0; r < R; ++r) {
       float* HWY_RESTRICT to = scores + r * kStepEntries + v * kLanes;
       const auto both = hn::Mul(scale, hn::Set(d, query_scales[r]));
@@ -114,21 +121,24 @@ HWY_NOINLINE void ScoreBlockQ8(const RoundedQueries& q, const std::byte* HWY_RES
         PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d32);
       }
       const int end = std::min((b + 1) * kScaleDims, head_dim) / 2;
-      for (int i = b * kScaleDims / 2; i < end; ++i) {
-        Fetch<kWidth * 2>(of_pass, i);
-        hn::Vec<decltype(d16)> rows[R];
-        PITH_UNROLL for (int r = 0; r < R; ++r) {
-          rows[r] = hn::BitCast(d16, hn::Set(d32, q.codes[i * R + r]));
-        }
-        PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-          const auto keys = hn::PromoteTo(
-              d16, hn::LoadU(d8, codes + (i * kBlockEntries + first + v * kLanes) * 2));
+      for (int group = b * kScaleDims / 2; group < end; group += 4) {
+        PITH_UNROLL for (int j = 0; j < 4; ++j) {
+          const int i = group + j;
+          if (j * kWidth * 2 % 128 == 0) Fetch(of_pass + size_t{1} * i * kWidth * 2);
+          hn::Vec<decltype(d16)> rows[R];
           PITH_UNROLL for (int r = 0; r < R; ++r) {
-            sums[r][v] = hn::Add(sums[r][v], MulPairs(d32, rows[r], keys));
+            rows[r] = hn::BitCast(d16, hn::Set(d32, q.codes[i * R + r]));
+          }
+          PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+            const auto keys = hn::PromoteTo(
+                d16, hn::LoadU(d8, codes + (i * kBlockEntries + first + v * kLanes) * 2));
+            PITH_UNROLL for (int r = 0; r < R; ++r) {
+              Accumulate(sums[r][v], MulPairs(d32, rows[r], keys));
+            }
           }
         }
       }
-      if (first == 0) Fetch<64>(ahead + size_t{kBlockEntries} * head_dim, b);
+      if (first == 0) Fetch(ahead + size_t{kBlockEntries} * (head_dim + 2 * b));
       AddScaled<R, kVectors>(sums, scales + b * kBlockEntries + first, q.scales + b * R, b == 0,
                              scores + first);
     }
@@ -159,10 +169,9 @@ HWY_NOINLINE void ScoreBlockQ4(const RoundedQueries& q, const std::byte* HWY_RES
       }
       const int end = std::min((b + 1) * kScaleDims, head_dim) / 8;
       for (int i = b * kScaleDims / 8; i < end; ++i) {
-        Fetch<kWidth * 4>(of_pass, i);
+        if (i * kWidth * 4 % 128 == 0) Fetch(of_pass + size_t{1} * i * kWidth * 4);
         PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-          const auto both =
-              hn::Load(d8, codes + (i * kBlockEntries + first + v * kLanes) * 4);
+          const auto both = hn::Load(d8, codes + (i * kBlockEntries + first + v * kLanes) * 4);
           const auto low = hn::And(both, low_bits);
           const auto high =
               hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, both))), low_bits);
@@ -170,8 +179,8 @@ HWY_NOINLINE void ScoreBlockQ4(const RoundedQueries& q, const std::byte* HWY_RES
             const int32_t* HWY_RESTRICT row = q.codes + 2 * i * R + r;
             const auto of_low = hn::BitCast(d8s, hn::Set(d32, row[0]));
             const auto of_high = hn::BitCast(d8s, hn::Set(d32, row[R]));
-            pairs[r][v] = hn::Add(pairs[r][v], hn::Add(MulPairsU8(d16, low, of_low),
-                                                       MulPairsU8(d16, high, of_high)));
+            Accumulate(pairs[r][v], MulPairsU8(d16, low, of_low));
+            Accumulate(pairs[r][v], MulPairsU8(d16, high, of_high));
           }
         }
       }
@@ -181,7 +190,7 @@ HWY_NOINLINE void ScoreBlockQ4(const RoundedQueries& q, const std::byte* HWY_RES
           sums[r][v] = MulPairs(d32, pairs[r][v], ones);
         }
       }
-      if (first == 0) Fetch<64>(ahead + size_t{kBlockEntries} * head_dim / 2, b);
+      if (first == 0) Fetch(ahead + size_t{kBlockEntries} * (head_dim / 2 + 2 * b));
       AddScaled<R, kVectors>(sums, scales + b * kBlockEntries + first, q.scales + b * R, b == 0,
                              scores + first);
     }
@@ -207,7 +216,7 @@ HWY_NOINLINE void ConvertQuantisedKeys(CodecId id, const std::byte* HWY_RESTRICT
     if (id == CodecId::kQ8) {
       const auto* codes = reinterpret_cast<const uint16_t*>(block) + lane;
       for (int i = 0; i < head_dim; i += 2) {
-        const auto scale = LoadF16(d, scales + i / kScaleDims * kBlockEntries);
+        const auto scale = LoadScales(d, scales + i / kScaleDims * kBlockEntries);
         const auto pair = hn::PromoteTo(d32, hn::LoadU(d16, codes + i / 2 * kBlockEntries));
         const auto even = hn::ShiftRight<24>(hn::ShiftLeft<24>(pair));
         const auto odd = hn::ShiftRight<24>(hn::ShiftLeft<16>(pair));
@@ -219,7 +228,7 @@ HWY_NOINLINE void ConvertQuantisedKeys(CodecId id, const std::byte* HWY_RESTRICT
       const auto low_bits = hn::Set(d32, 0xf);
       const auto zero = hn::Set(d32, kQ4Zero);
       for (int i = 0; i < head_dim; i += 8) {
-        const auto scale = LoadF16(d, scales + i / kScaleDims * kBlockEntries);
+        const auto scale = LoadScales(d, scales + i / kScaleDims * kBlockEntries);
         auto rest = hn::LoadU(d32, codes + i / 8 * kBlockEntries);
         for (int j = 0; j < 4; ++j) {
           const auto low = hn::Sub(hn::And(rest, low_bits), zero);

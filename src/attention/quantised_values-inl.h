@@ -1,7 +1,7 @@
-// Weighted sums of values that are integers with scales (cache/quantised_layout.h). Few queries: the
-// scale of an entry joins its weight, the product is rounded to an integer, and what is summed over
-// the entries of a page is products of integers, two entries an instruction. Many queries: values
-// are converted to f32 once. Included once per SIMD level.
+// Weighted sums of values that are integers with scales (cache/quantised_layout.h). Few queries:
+// the scale of an entry joins its weight, the product is rounded to an integer, and what is summed
+// over the entries of a page is products of integers, two entries an instruction. Many queries:
+// values are converted to f32 once. Included once per SIMD level.
 //
 // A rounded product errs by at most h = max weight * max |scale| / 65534 over the entries of the
 // page, so an output errs, before the division by the sum of weights, by at most
@@ -13,6 +13,8 @@
 #else
 #define PITH_ATTENTION_QUANTISED_VALUES_INL_H_
 #endif
+
+#include <type_traits>
 
 #include "attention/integer-inl.h"
 #include "attention/prefetch-inl.h"
@@ -27,6 +29,9 @@ using WordTag = hn::CappedTag<int32_t, 8>;
 inline constexpr int kWords = static_cast<int>(hn::MaxLanes(WordTag()));
 
 #if HWY_TARGET != HWY_SCALAR
+// Pairs of entries are taken this many at a time; weights behind the last entry are zero.
+inline constexpr int kPairStep = 4;
+
 // Weights of R rows times the scales of one block of dimensions: codes * units.
 template <int R>
 struct RoundedWeights {
@@ -66,9 +71,13 @@ HWY_INLINE void RoundWeights(const F16* HWY_RESTRICT scales, int n,
   alignas(kPageAlignment) float of_entries[kStepEntries];
   auto max = hn::Zero(d);
   auto poison = hn::Zero(d);  // NaN where a scale is, which the maximum may miss
-  for (int i = 0; i < n; i += kLanes) {
-    auto scale = LoadF16(d, scales + i);
-    if (i + kLanes > n) scale = hn::IfThenElseZero(hn::FirstN(d, n - i), scale);
+  constexpr int kStep = std::max(2 * kLanes, 2 * kPairStep);
+  const int n_padded = (n + kStep - 1) / kStep * kStep;
+  for (int i = 0; i < n_padded; i += kLanes) {
+    auto scale = LoadScales(d, scales + i);
+    if (i + kLanes > n) {
+      scale = hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(std::max(n - i, 0))), scale);
+    }
     hn::Store(scale, d, of_entries + i);
     max = hn::Max(max, hn::Abs(scale));
     poison = hn::MulAdd(scale, hn::Zero(d), poison);
@@ -80,11 +89,14 @@ HWY_INLINE void RoundWeights(const F16* HWY_RESTRICT scales, int n,
     const auto inverse = hn::Set(d, bound > 1e-30f ? 32767.0f / bound : 0.0f);
     rounded.units[r] = bound / 32767.0f;
     auto sum = hn::Zero(d32);
-    for (int i = 0; i < n; i += kLanes) {
-      const auto weight = hn::Mul(hn::Load(d, weights + r * kStepEntries + i), inverse);
-      const auto code = hn::NearestInt(hn::Mul(weight, hn::Load(d, of_entries + i)));
-      sum = hn::Add(sum, code);
-      hn::Store(hn::DemoteTo(d16, code), d16, rounded.codes[r] + i);
+    for (int i = 0; i < n_padded; i += kStep) {
+      PITH_UNROLL for (int v = 0; v < kStep / kLanes; ++v) {
+        const int j = i + v * kLanes;
+        const auto weight = hn::Mul(hn::Load(d, weights + r * kStepEntries + j), inverse);
+        const auto code = RoundToInt(d, hn::Mul(weight, hn::Load(d, of_entries + j)));
+        sum = hn::Add(sum, code);
+        hn::Store(hn::DemoteTo(d16, code), d16, rounded.codes[r] + j);
+      }
     }
     rounded.sums[r] = hn::GetLane(hn::SumOfLanes(d32, sum));
   }
@@ -112,15 +124,19 @@ HWY_INLINE void AccumulateTileQ8(D d, const int8_t* HWY_RESTRICT values, int n, 
   PITH_UNROLL for (int r = 0; r < R; ++r) {
     PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d32);
   }
-  for (int pair = 0; pair < (n + 1) / 2; ++pair) {
-    Fetch<kVectors * kWidth * 2>(ahead, pair);
-    hn::Vec<decltype(d16)> rows[R];
-    PITH_UNROLL for (int r = 0; r < R; ++r) rows[r] = weights.Pair(d16, r, pair);
-    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-      const auto both =
-          hn::PromoteTo(d16, hn::LoadU(d8, values + (pair * head_dim + v * kWidth) * 2));
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        sums[r][v] = hn::Add(sums[r][v], MulPairs(d32, rows[r], both));
+  for (int step = 0; step < (n + 1) / 2; step += kPairStep) {
+    PITH_UNROLL for (int i = 0; i < kPairStep; ++i) {
+      const int pair = step + i;
+      constexpr int kBytes = kVectors * kWidth * 2;
+      if (i * kBytes % 128 == 0) Fetch(ahead + size_t{1} * pair * kBytes);
+      hn::Vec<decltype(d16)> rows[R];
+      PITH_UNROLL for (int r = 0; r < R; ++r) rows[r] = weights.Pair(d16, r, pair);
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+        const auto both =
+            hn::PromoteTo(d16, hn::LoadU(d8, values + (pair * head_dim + v * kWidth) * 2));
+        PITH_UNROLL for (int r = 0; r < R; ++r) {
+          Accumulate(sums[r][v], MulPairs(d32, rows[r], both));
+        }
       }
     }
   }
@@ -138,7 +154,7 @@ HWY_NOINLINE void AccumulateQ8(const std::byte* HWY_RESTRICT part, int slot, int
                                int head_dim, const float* HWY_RESTRICT weights,
                                const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
                                const Ahead& ahead) {
-  constexpr int kVectors = std::min(kDecodeVectors<R>, kScaleDims / kLanes);
+  constexpr int kVectors = std::min(kIntegerVectors<R>, kScaleDims / kLanes);
   const int stride = PaddedDim(head_dim);
   const auto* codes = reinterpret_cast<const int8_t*>(part) + slot * head_dim;
   const size_t n_codes = CodeBytes(CodecId::kQ8, PagePart::kValues, head_dim);
@@ -148,7 +164,7 @@ HWY_NOINLINE void AccumulateQ8(const std::byte* HWY_RESTRICT part, int slot, int
   RoundedWeights<R> rounded;
   for (int begin = 0; begin < head_dim; begin += kScaleDims) {
     const int block = begin / kScaleDims;
-    Fetch<128>(ahead + n_codes, block);
+    Fetch(ahead + n_codes + size_t{128} * block);
     RoundWeights(scales + block * kPageEntries, count, weights, largest, rounded);
     const int end = std::min(begin + kScaleDims, head_dim);
     const auto ahead_at = [&](int i) { return ahead + size_t{1} * i * count; };
@@ -168,35 +184,53 @@ HWY_NOINLINE void AccumulateQ8(const std::byte* HWY_RESTRICT part, int slot, int
   }
 }
 
-// kPlanes of the four dimensions in each word, over n entries of one block of 32 dimensions.
-// values: [n/2] words `pair_stride` apart, out [R][stride], from the first plane's dimensions on.
-template <int R, int kPlanes>
+// The codes of one dimension of the four in each word.
+template <int kFirst, class V16>
+HWY_INLINE V16 Plane(V16 words, int plane) {
+  const hn::DFromV<V16> d;
+  switch (kFirst + plane) {  // shifts are immediates
+    case 0:
+      return hn::And(words, hn::Set(d, 0xf));
+    case 1:
+      return hn::And(hn::ShiftRight<4>(words), hn::Set(d, 0xf));
+    case 2:
+      return hn::And(hn::ShiftRight<8>(words), hn::Set(d, 0xf));
+    default:
+      return hn::ShiftRight<12>(words);
+  }
+}
+
+// kPlanes of the four dimensions in each word, from kFirstPlane on, over n entries of one block of
+// 32 dimensions. values: [n/2] words `pair_stride` apart, out [R][stride], from the first plane's
+// dimensions on.
+template <int R, int kPlanes, int kFirstPlane>
 HWY_INLINE void AccumulateTileQ4(const int32_t* HWY_RESTRICT values, int n, int pair_stride,
-                                 int first_plane, const RoundedWeights<R>& weights,
+                                 const RoundedWeights<R>& weights,
                                  const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
                                  int stride, const Ahead& ahead) {
   const WordTag d32;
   const hn::RebindToFloat<WordTag> d;
   const hn::Repartition<uint16_t, WordTag> d16;
   const hn::Repartition<int16_t, WordTag> d16s;
-  const auto low_bits = hn::Set(d16, 0xf);
   hn::Vec<WordTag> sums[R][kPlanes];
   PITH_UNROLL for (int r = 0; r < R; ++r) {
     const auto offset = hn::Set(d32, -kQ4Zero * weights.sums[r]);
     PITH_UNROLL for (int p = 0; p < kPlanes; ++p) sums[r][p] = offset;
   }
-  for (int pair = 0; pair < (n + 1) / 2; ++pair) {
-    Fetch<kWords * kPlanes>(ahead, pair);
-    auto words = hn::BitCast(d16, hn::Load(d32, values + pair * pair_stride));
-    if (first_plane == 2) words = hn::ShiftRight<8>(words);
-    hn::Vec<decltype(d16s)> rows[R];
-    PITH_UNROLL for (int r = 0; r < R; ++r) rows[r] = weights.Pair(d16s, r, pair);
-    PITH_UNROLL for (int p = 0; p < kPlanes; ++p) {
-      const auto both = hn::BitCast(d16s, hn::And(words, low_bits));
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        sums[r][p] = hn::Add(sums[r][p], MulPairs(d32, rows[r], both));
+  for (int step = 0; step < (n + 1) / 2; step += kPairStep) {
+    PITH_UNROLL for (int i = 0; i < kPairStep; ++i) {
+      const int pair = step + i;
+      constexpr int kBytes = kWords * kPlanes;
+      if (pair * kBytes % 128 == 0) Fetch(ahead + size_t{1} * pair * kBytes);
+      const auto words = hn::BitCast(d16, hn::Load(d32, values + pair * pair_stride));
+      hn::Vec<decltype(d16s)> rows[R];
+      PITH_UNROLL for (int r = 0; r < R; ++r) rows[r] = weights.Pair(d16s, r, pair);
+      PITH_UNROLL for (int p = 0; p < kPlanes; ++p) {
+        const auto codes = hn::BitCast(d16s, Plane<kFirstPlane>(words, p));
+        PITH_UNROLL for (int r = 0; r < R; ++r) {
+          Accumulate(sums[r][p], MulPairs(d32, rows[r], codes));
+        }
       }
-      words = hn::ShiftRight<4>(words);
     }
   }
   PITH_UNROLL for (int r = 0; r < R; ++r) {
@@ -212,7 +246,7 @@ HWY_NOINLINE void AccumulateQ4(const std::byte* HWY_RESTRICT part, int slot, int
                                int head_dim, const float* HWY_RESTRICT weights,
                                const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
                                const Ahead& ahead) {
-  constexpr int kPlanes = kDecodeVectors<R>;
+  constexpr int kPlanes = kIntegerVectors<R>;
   const int stride = PaddedDim(head_dim);
   const int n_blocks = ScaleCount(head_dim);
   const auto* words = reinterpret_cast<const int32_t*>(part) + slot / 2 * n_blocks * 8;
@@ -222,15 +256,17 @@ HWY_NOINLINE void AccumulateQ4(const std::byte* HWY_RESTRICT part, int slot, int
   LargestWeights(weights, count, largest);
   RoundedWeights<R> rounded;
   for (int block = 0; block < n_blocks; ++block) {
-    Fetch<128>(ahead + n_codes, block);
+    Fetch(ahead + n_codes + size_t{128} * block);
     RoundWeights(scales + block * kPageEntries, count, weights, largest, rounded);
     for (int half = 0; half < 8; half += kWords) {
-      for (int plane = 0; plane < 4; plane += kPlanes) {
-        const int dim = block * kScaleDims + plane * 8 + half;
-        AccumulateTileQ4<R, kPlanes>(words + block * 8 + half, count, n_blocks * 8, plane, rounded,
-                                     factors, out + dim, stride,
-                                     ahead + size_t{1} * dim * count / 2);
-      }
+      const auto accumulate = [&](auto first_plane) HWY_ATTR {
+        const int dim = block * kScaleDims + first_plane * 8 + half;
+        AccumulateTileQ4<R, kPlanes, first_plane>(words + block * 8 + half, count, n_blocks * 8,
+                                                  rounded, factors, out + dim, stride,
+                                                  ahead + size_t{1} * dim * count / 2);
+      };
+      accumulate(std::integral_constant<int, 0>());
+      if constexpr (kPlanes == 2) accumulate(std::integral_constant<int, 2>());
     }
   }
 }
@@ -255,7 +291,7 @@ HWY_NOINLINE void ConvertQuantisedValues(CodecId id, const std::byte* HWY_RESTRI
     float* HWY_RESTRICT to =
         panels + (dim / panel_width * kStepEntries + entry) * panel_width + dim % panel_width;
     const hn::CappedTag<float, 1> d1;
-    const auto scale = [&](int i) { return hn::Set(d, hn::GetLane(LoadF16(d1, of_entry + i))); };
+    const auto scale = [&](int i) { return hn::Set(d, hn::GetLane(LoadScales(d1, of_entry + i))); };
     hn::Store(hn::Mul(scale(0), hn::ConvertTo(d, first)), d, to);
     hn::Store(hn::Mul(scale(1), hn::ConvertTo(d, second)), d, to + panel_width);
   };

@@ -1,12 +1,16 @@
 // The specifications: double precision, all scores first, then their maximum, then
 // the weights; nothing shared with the kernels but the page layout.
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "attention/attention.h"
 #include "attention/max_probability.h"
+#include "cache/hadamard.h"
+#include "cache/quantised_layout.h"
 
 namespace pith {
 namespace {
@@ -26,6 +30,47 @@ double HalfToDouble(F16 bits) {
   return (bits & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
+// Twice is once: the transform is its own inverse, as hadamard.h says.
+void RotateBack(double* row, int head_dim) {
+  const int dims = HadamardDims(head_dim);
+  const std::vector<double> rotated(row, row + head_dim);
+  for (int i = 0; i < head_dim; ++i) {
+    const int run = i / dims * dims;
+    row[i] = 0;
+    for (int j = run; j < run + dims; ++j) {
+      const bool negative = std::popcount(static_cast<unsigned>((i - run) & (j - run))) % 2 == 1;
+      row[i] += negative ? -rotated[j] : rotated[j];
+    }
+    row[i] /= std::sqrt(dims);
+  }
+}
+
+// One row of a page's part. [head_dim]
+void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int slot, int head_dim,
+             double* row) {
+  if (format.id == CodecId::kF16) {
+    const auto* rows = reinterpret_cast<const F16*>(part);
+    const int block = slot / kBlockEntries;
+    for (int d = 0; d < head_dim; ++d) {
+      row[d] =
+          HalfToDouble(which == PagePart::kKeys
+                           ? rows[(block * head_dim + d) * kBlockEntries + slot % kBlockEntries]
+                           : rows[slot * head_dim + d]);
+    }
+    return;
+  }
+  const QuantisedLayout layout = {format.id, which, head_dim};
+  for (int d = 0; d < head_dim; ++d) {
+    F16 scale = 0;
+    std::memcpy(&scale, part + layout.Scale(slot, d / kScaleDims), sizeof scale);
+    const QuantisedLayout::Place place = layout.Code(slot, d);
+    const auto byte = static_cast<int8_t>(part[place.byte]);
+    const int code = format.id == CodecId::kQ8 ? byte : (byte >> place.shift & 0xf) - kQ4Zero;
+    row[d] = HalfToDouble(scale) * code;
+  }
+  if (format.id == CodecId::kQ4) RotateBack(row, head_dim);
+}
+
 // The entries of a head.
 struct Rows {
   std::vector<double> keys;    // [head_dim, n_entries]
@@ -38,19 +83,17 @@ Rows ReadHead(const HeadView& head, int head_dim) {
   Rows rows;
   rows.keys.resize(n_entries * head_dim);
   rows.values.resize(n_entries * head_dim);
+  std::vector<double> key(head_dim);
   int64_t entry = 0;
   for (int t = head.n_tiers - 1; t >= 0; --t) {
     const TierView& tier = head.tiers[t];
     for (int64_t i = 0; i < tier.n_entries; ++i, ++entry) {
       const std::byte* page = tier.pages[i / kPageEntries];
-      const auto* keys = reinterpret_cast<const F16*>(page);
-      const auto* values = reinterpret_cast<const F16*>(page + tier.key_bytes);
-      const int64_t block = i % kPageEntries / kBlockEntries;
-      for (int d = 0; d < head_dim; ++d) {
-        rows.keys[d * n_entries + entry] =
-            HalfToDouble(keys[(block * head_dim + d) * kBlockEntries + i % kBlockEntries]);
-        rows.values[entry * head_dim + d] = HalfToDouble(values[i % kPageEntries * head_dim + d]);
-      }
+      const auto slot = static_cast<int>(i % kPageEntries);
+      ReadRow(tier.keys, PagePart::kKeys, page, slot, head_dim, key.data());
+      for (int d = 0; d < head_dim; ++d) rows.keys[d * n_entries + entry] = key[d];
+      ReadRow(tier.values, PagePart::kValues, page + tier.key_bytes, slot, head_dim,
+              &rows.values[entry * head_dim]);
     }
   }
   return rows;

@@ -41,6 +41,9 @@ inline constexpr int kDecodeRows = kManyRegisters ? 6 : 4;
 template <int R>
 inline constexpr int kDecodeVectors = R <= 3 || kManyRegisters ? 4 : 2;
 
+inline constexpr bool kHasF16 = HWY_TARGET != HWY_SSE4 && HWY_TARGET != HWY_SSSE3 &&
+                                HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
+
 // The next lanes of f16 values, which need no alignment, in f32. Where the instruction set does not
 // convert f16, infinities and NaN become numbers from 65536 on.
 template <class D>

@@ -29,8 +29,8 @@ class Codec {
   virtual void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const = 0;
 };
 
-// Known: "f16". Throw Error(kInvalidArgument) naming the known ones, or saying what the codec asks
-// of head_dim.
+// Known: "f16", "q8" and "q4". Throw Error(kInvalidArgument) naming the known ones, or saying what
+// the codec asks of head_dim.
 std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim);
 std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim);
 

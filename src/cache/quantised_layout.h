@@ -28,7 +28,8 @@ enum class PagePart : uint8_t { kKeys, kValues };
 
 // Bytes of codes: of a block of 32 entries for keys, of all 64 for values.
 constexpr size_t CodeBytes(CodecId id, PagePart part, int head_dim) {
-  if (part == PagePart::kKeys) return size_t{kBlockEntries} * head_dim / (id == CodecId::kQ8 ? 1 : 2);
+  if (part == PagePart::kKeys)
+    return size_t{kBlockEntries} * head_dim / (id == CodecId::kQ8 ? 1 : 2);
   return id == CodecId::kQ8 ? size_t{kPageEntries} * head_dim
                             : size_t{kPageEntries} * ScaleCount(head_dim) * kScaleDims / 2;
 }

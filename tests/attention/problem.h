@@ -16,6 +16,7 @@
 #include <ggml.h>
 
 #include "attention/attention.h"
+#include "cache/codec.h"
 
 namespace pith {
 
@@ -31,16 +32,31 @@ inline constexpr int kEvery = 1;
 inline constexpr int kEvery = 1;
 #endif
 
+// What the codecs of a head's rows are called.
+struct CodecNames {
+  std::string keys = "f16";
+  std::string values = "f16";
+};
+
 // One KV head's entries in pages that are aligned, scattered and full of NaN where nobody wrote.
 class TestHead {
  public:
-  TestHead(int head_dim, int64_t n_entries) : head_dim_(head_dim), n_entries_(n_entries) {
+  TestHead(int head_dim, int64_t n_entries, const CodecNames& codecs = {})
+      : head_dim_(head_dim),
+        key_codec_(MakeKeyCodec(codecs.keys, head_dim)),
+        value_codec_(MakeValueCodec(codecs.values, head_dim)) {
+    tier_ = {.n_entries = n_entries,
+             .key_bytes = key_codec_->PageBytes(),
+             .page_bytes = key_codec_->PageBytes() + value_codec_->PageBytes(),
+             .keys = key_codec_->Format(0),
+             .values = value_codec_->Format(0)};
     for (int64_t i = 0; i < n_entries; i += kPageEntries) {
       auto* page = static_cast<std::byte*>(
-          ::operator new (2 * F16KeyBytes(head_dim), std::align_val_t{kPageAlignment}));
-      std::memset(page, 0xff, 2 * F16KeyBytes(head_dim));
+          ::operator new (tier_.page_bytes, std::align_val_t{kPageAlignment}));
+      std::memset(page, 0xff, tier_.page_bytes);
       pages_.push_back(page);
     }
+    tier_.pages = pages_.data();
   }
   ~TestHead() {
     for (std::byte* page : pages_) ::operator delete (page, std::align_val_t{kPageAlignment});
@@ -48,6 +64,14 @@ class TestHead {
   TestHead(const TestHead&) = delete;
   TestHead& operator=(const TestHead&) = delete;
 
+  void Set(int64_t entry, const float* key, const float* value) {
+    std::byte* page = pages_[entry / kPageEntries];
+    const auto dims = static_cast<size_t>(head_dim_);
+    const auto slot = static_cast<int>(entry % kPageEntries);
+    key_codec_->Encode(0, {key, 1, dims, dims}, slot, page);
+    value_codec_->Encode(0, {value, 1, dims, dims}, slot, page + tier_.key_bytes);
+  }
+  // Of f16 rows.
   void SetKey(int64_t entry, int dim, float value) {
     auto* keys = reinterpret_cast<F16*>(pages_[entry / kPageEntries]);
     const int64_t block = entry % kPageEntries / kBlockEntries;
@@ -55,17 +79,22 @@ class TestHead {
         ggml_fp32_to_fp16(value);
   }
   void SetValue(int64_t entry, int dim, float value) {
-    auto* values = reinterpret_cast<F16*>(pages_[entry / kPageEntries] + F16KeyBytes(head_dim_));
+    auto* values = reinterpret_cast<F16*>(pages_[entry / kPageEntries] + tier_.key_bytes);
     values[entry % kPageEntries * head_dim_ + dim] = ggml_fp32_to_fp16(value);
   }
   HeadView view(int64_t n_chunk) const {
-    return ExactHead(pages_.data(), n_entries_, n_chunk, head_dim_);
+    HeadView head;
+    head.tiers[0] = tier_;
+    head.n_chunk = n_chunk;
+    return head;
   }
 
  private:
   int head_dim_;
-  int64_t n_entries_;
+  std::unique_ptr<Codec> key_codec_;
+  std::unique_ptr<Codec> value_codec_;
   std::vector<std::byte*> pages_;
+  TierView tier_;
 };
 
 struct Problem {
@@ -84,7 +113,8 @@ struct Problem {
 
 // `counts`: entries of each KV head, the chunk's own not included.
 inline Problem MakeProblem(int head_dim, int group, const std::vector<int64_t>& counts,
-                           int n_tokens, bool causal, uint32_t seed, float q_size = 1.0f) {
+                           int n_tokens, bool causal, uint32_t seed, float q_size = 1.0f,
+                           const CodecNames& codecs = {}) {
   Problem p;
   p.shape = {.head_dim = head_dim,
              .n_heads = group * static_cast<int>(counts.size()),
@@ -96,12 +126,14 @@ inline Problem MakeProblem(int head_dim, int group, const std::vector<int64_t>& 
   const auto next = [&] { return static_cast<float>(random() % 65536) / 32768.0f - 1.0f; };
   for (const int64_t count : counts) {
     const int64_t n = count + (causal ? n_tokens : 0);
-    auto& head = p.heads.emplace_back(std::make_unique<TestHead>(head_dim, n));
+    auto& head = p.heads.emplace_back(std::make_unique<TestHead>(head_dim, n, codecs));
+    std::vector<float> key(head_dim), value(head_dim);
     for (int64_t i = 0; i < n; ++i) {
       for (int d = 0; d < head_dim; ++d) {
-        head->SetKey(i, d, 2.0f * next());
-        head->SetValue(i, d, next());
+        key[d] = 2.0f * next();
+        value[d] = next();
       }
+      head->Set(i, key.data(), value.data());
     }
   }
   p.q.resize(size_t{1} * n_tokens * p.shape.n_heads * head_dim);

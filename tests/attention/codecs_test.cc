@@ -1,0 +1,174 @@
+// The kernels over rows that are integers with scales, against the double-precision reference over
+// the decoded rows. What a kernel may be off by beyond rounding to f32 is stated where it rounds to
+// integers: quantised_keys-inl.h and quantised_values-inl.h.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention/kernels.h"
+#include "cache/hadamard.h"
+#include "cache/quantised_layout.h"
+#include "problem.h"
+
+namespace pith {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+constexpr const char* kNames[] = {"f16", "q8", "q4"};
+
+// Largest integer that an element of a query becomes; 0 where queries stay as they are.
+int QueryLevels(const std::string& key_codec) {
+  return key_codec == "q8" ? 32767 : key_codec == "q4" ? 127 : 0;
+}
+
+// Queries that are integers of the kernel's own scale, so that its rounding changes nothing and the
+// rest of it can be held to the tolerance of f32.
+void MakeQueriesExact(Problem& p, const std::string& key_codec, uint32_t seed) {
+  const int levels = QueryLevels(key_codec);
+  if (levels == 0) return;
+  std::minstd_rand random(seed);
+  const int head_dim = p.shape.head_dim;
+  for (size_t row = 0; row * head_dim < p.q.size(); ++row) {
+    float* q = &p.q[row * head_dim];
+    for (int d = 0; d < head_dim; ++d) {
+      const int code = static_cast<int>(random() % (2 * levels + 1)) - levels;
+      q[d] = 2.0f * static_cast<float>(d % kScaleDims == 3 ? levels : code) /
+             static_cast<float>(levels);
+    }
+    if (key_codec == "q4") Hadamard(q, head_dim);
+  }
+}
+
+// The largest error in units of what a correct kernel may be off by; `rounded_queries` where the
+// kernel rounds and the queries are not made for that.
+double WorstCodedError(const Problem& p, const CodecNames& codecs, bool rounded_queries,
+                       const std::vector<float>& got, const std::vector<double>& want) {
+  const int head_dim = p.shape.head_dim;
+  const double k_norm = 2.2 * std::sqrt(head_dim);
+  double worst = 0;
+  for (size_t row = 0; row * head_dim < got.size(); ++row) {
+    std::vector<float> q(&p.q[row * head_dim], &p.q[row * head_dim] + head_dim);
+    double q2 = 0;
+    for (const float x : q) q2 += double{x} * x;
+    double tolerance = 2 * Tolerance(p.shape, std::sqrt(q2), k_norm, 1.5, 1000);
+    if (rounded_queries && QueryLevels(codecs.keys) > 0) {
+      if (codecs.keys == "q4") Hadamard(q.data(), head_dim);
+      double step2 = 0;  // of the rounding's largest norm
+      for (int begin = 0; begin < head_dim; begin += kScaleDims) {
+        float largest = 0;
+        const int end = std::min(begin + kScaleDims, head_dim);
+        for (int d = begin; d < end; ++d) largest = std::max(largest, std::fabs(q[d]));
+        const double step = largest / (2.0 * QueryLevels(codecs.keys));
+        step2 += (end - begin) * step * step;
+      }
+      tolerance += 2 * std::sqrt(step2) * k_norm * p.shape.scale;
+    }
+    // As a random walk of a page's roundings, with four times its size.
+    if (codecs.values != "f16") tolerance += 4 * std::sqrt(kPageEntries) / 65534 * 2.5;
+    for (size_t i = row * head_dim; i < (row + 1) * head_dim; ++i) {
+      if (std::isnan(want[i]) != std::isnan(got[i])) return kInfinity;
+      if (std::isnan(want[i])) continue;
+      const double error = std::fabs(got[i] - want[i]);
+      if (!(error <= tolerance * worst)) worst = error / tolerance;
+    }
+  }
+  return worst;
+}
+
+class Codecs : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { ASSERT_TRUE(level_.taken()); }
+  ForcedLevel level_{GetParam()};
+};
+
+INSTANTIATE_TEST_SUITE_P(Levels, Codecs, testing::ValuesIn(AvailableSimdLevels()),
+                         [](const auto& param) { return param.param; });
+
+// Pairs of codecs x head dimensions x chunks, with groups, threads and kinds of queries in changing
+// company, each with every kind of remainder in its ragged heads.
+TEST_P(Codecs, EveryPairMatchesReference) {
+  const bool best = GetParam() == AvailableSimdLevels().front();
+  const std::vector<int64_t> most = {0, 1, 2, 31, 33, 64, 65, 127};
+  const std::vector<int64_t> some = {33, 0, 70};
+  int index = 0;
+  double worst = 0;
+  for (const char* keys : kNames) {
+    for (const char* values : kNames) {
+      for (const int head_dim : {64, 80, 128, 8, 72, 96, 256}) {
+        for (const int n_tokens : {1, 2, 5, 131}) {
+          ++index;
+          if (index % kEvery != 0 || (!best && index % 3 != 0)) continue;
+          const int group = n_tokens > 5 ? 1 + index % 2 : 1 + index % 8;
+          const bool exact = index % 4 != 0;
+          const CodecNames codecs = {keys, values};
+          Problem p = MakeProblem(head_dim, group, n_tokens < 5 ? most : some, n_tokens,
+                                  index % 2 == 0, index, 1.0f, codecs);
+          if (exact) MakeQueriesExact(p, keys, index);
+          const bool rounds = n_tokens * group <= CurrentKernels().decode_max_rows;
+          const double error =
+              WorstCodedError(p, codecs, rounds && !exact, Attend(p, 1 + index % 3), Reference(p));
+          worst = std::max(worst, error);
+          EXPECT_LE(error, 1.0) << keys << " " << values << " head_dim " << head_dim << " group "
+                                << group << " n_tokens " << n_tokens << " exact " << exact;
+        }
+      }
+    }
+  }
+  RecordProperty("worst_error", std::to_string(worst));
+}
+
+// What is not a number in a row or a query is not one in the output either, in any kernel.
+TEST_P(Codecs, NanAndInfinityStayVisible) {
+  for (const char* name : {"q8", "q4"}) {
+    for (const int n_tokens : {1, 45}) {
+      for (const float bad : {kNan, kInfinity, -kInfinity}) {
+        for (const std::string where : {"key", "value", "query"}) {
+          Problem p = MakeProblem(64, 3, {70, 40}, n_tokens, false, 1, 1.0f, {name, name});
+          std::vector<float> good(64, 0.5f), wrong(64, 0.5f);
+          wrong[37] = bad;
+          if (where == "key") p.heads[0]->Set(66, wrong.data(), good.data());
+          if (where == "value") p.heads[0]->Set(66, good.data(), wrong.data());
+          if (where == "query") p.q[37] = bad;
+          const std::vector<float> out = Attend(p, 1);
+          EXPECT_FALSE(std::isfinite(out[37])) << name << " " << n_tokens << " " << where;
+          EXPECT_TRUE(std::isfinite(out[3 * 64 + 37])) << name << " " << n_tokens << " " << where;
+        }
+      }
+    }
+  }
+}
+
+// One entry takes all, wherever it stands: its decoded value is the answer.
+TEST_P(Codecs, OneEntryDominates) {
+  for (const char* name : {"q8", "q4"}) {
+    for (const int64_t entry : {0, 31, 32, 64, 149}) {
+      Problem p = MakeProblem(64, 3, {150}, 1, false, 7, 1.0f, {name, name});
+      std::fill(p.q.begin(), p.q.end(), 4.0f);
+      std::vector<float> key(64, 100.0f), value(64);
+      for (int d = 0; d < 64; ++d) value[d] = static_cast<float>(d - 32);
+      p.heads[0]->Set(entry, key.data(), value.data());
+      const std::vector<float> out = Attend(p, 1);
+      const std::vector<double> want = Reference(p);
+      // The weight itself is rounded to 2^-15, and the page's largest product with a scale is 60.
+      for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], want[i], 0.01) << name << entry;
+    }
+  }
+}
+
+TEST(CodedComparator, FailsOnNanAndOnErrorsAboveTolerance) {
+  const CodecNames codecs = {"q8", "q4"};
+  const Problem p = MakeProblem(64, 1, {5}, 1, false, 1, 1.0f, codecs);
+  const std::vector<double> want = Reference(p);
+  for (const float off : {0.01f, -0.01f, kNan, kInfinity}) {
+    std::vector<float> got(want.begin(), want.end());
+    EXPECT_LE(WorstCodedError(p, codecs, false, got, want), 1.0);
+    got[63] += off;
+    EXPECT_FALSE(WorstCodedError(p, codecs, false, got, want) <= 1.0) << off;
+  }
+}
+
+}  // namespace
+}  // namespace pith
