@@ -65,8 +65,26 @@ struct QueryStatistics {
   int n_layers = 0;
   int n_heads = 0;  // query heads
   int head_dim = 0;
-  std::vector<float> mean;        // [n_layers, n_heads, head_dim] f32, half-split RoPE layout
-  std::vector<float> covariance;  // [n_layers, n_heads, head_dim, head_dim]
+  std::vector<float> mean;  // [n_layers, n_heads, head_dim] f32, half-split RoPE layout
+  // [n_layers, n_heads, head_dim, head_dim], or of that the diagonal only, the variances:
+  // [n_layers, n_heads, head_dim]
+  std::vector<float> covariance;
+};
+
+// qfilter+: what it costs each KV head to keep only the first of its entries, in the order of
+// expected_calibrated. See docs/evaluation.md.
+struct KeepCurves {
+  static constexpr int kPoints = 33;
+  // Share of the entries that is kept at a point: 0 to 1, denser where little is kept.
+  static constexpr double Share(int point) {
+    return static_cast<double>(point * point) / ((kPoints - 1) * (kPoints - 1));
+  }
+
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  // Mean |error|^2 of what the KV head's query heads write into the residual stream, relative to
+  // the mean |.|^2 of what all heads of the layer write. [n_layers, n_kv_heads, kPoints], 0 or more
+  std::vector<float> loss;
 };
 
 // Codebooks for keys as codes of a product quantiser (LOOKAT, arXiv 2601.10155, section 3). A key
@@ -122,6 +140,7 @@ class Calibration {
   std::optional<KvzapSurrogate> kvzap;
   std::optional<KvzapPlusSurrogate> kvzap_plus;
   std::optional<QueryStatistics> queries;
+  std::optional<KeepCurves> curves;
   std::optional<PqCodebooks> codebooks;
   std::map<std::string, std::string> metadata;  // model fingerprint, corpus, seed, counts
 };
@@ -130,13 +149,15 @@ struct CalibrateOptions {
   int n_sequences = 20;
   int sequence_tokens = 2048;
   int rows_per_head = 3000;  // queries sampled for the SVD of each query head
-  bool queries = false;      // also Calibration::queries, of the same sample
+  bool covariance = false;   // of the queries in full, not only their variances
+  int n_curves = 8;          // of the sequences, those that loss curves are measured on
   uint64_t seed = 42;
   int n_threads = 0;  // 0: one per core
 };
 
-// Runs `texts` (each a document) through the model and computes Q-Filters from its queries.
-// Throws Error(kInvalidArgument) when the texts hold fewer tokens than asked for.
+// Runs `texts` (each a document) through the model and computes Q-Filters, mean and variance of the
+// queries and loss curves. Throws Error(kInvalidArgument) when the texts hold fewer tokens than
+// asked for.
 Calibration Calibrate(const Model& model, std::span<const std::string> texts,
                       const CalibrateOptions& options, const Progress& progress = {});
 

@@ -10,6 +10,7 @@
 #include "base/printable.h"
 #include "base/safetensors.h"
 #include "calibrate/codebooks_file.h"
+#include "calibrate/keep_curves.h"
 #include "calibrate/kvzap_file.h"
 #include "calibrate/kvzap_plus_file.h"
 #include "calibrate/metadata_keys.h"
@@ -96,6 +97,14 @@ Calibration Calibration::Load(const std::filesystem::path& file) {
     CheckKvzapShape(*calibration.kvzap, calibration.n_layers, calibration.n_kv_heads,
                     tensors.name());
   }
+  calibration.curves = ReadKeepCurves(tensors);
+  if (calibration.curves && (calibration.curves->n_layers != calibration.n_layers ||
+                             calibration.curves->n_kv_heads != calibration.n_kv_heads)) {
+    Fail(ErrorCode::kFormat,
+         "{}: the loss curves are of {} layers and {} KV heads, all else of {} and {}",
+         tensors.name(), calibration.curves->n_layers, calibration.curves->n_kv_heads,
+         calibration.n_layers, calibration.n_kv_heads);
+  }
   const auto& queries = calibration.queries;
   if (queries &&
       (queries->n_layers != calibration.n_layers || queries->head_dim != calibration.head_dim)) {
@@ -127,6 +136,7 @@ void Calibration::Save(const std::filesystem::path& file) const {
   if (kvzap) surrogate.Add(*kvzap, tensors);
   if (kvzap_plus) AddKvzapPlus(*kvzap_plus, surrogate, tensors);
   if (queries) AddQueryStatistics(*queries, tensors);
+  if (curves) AddKeepCurves(*curves, tensors);
   if (codebooks) AddCodebooks(*codebooks, surrogate, tensors);
   std::map<std::string, std::string> all = metadata;
   all[kFormatKey] = kFormat;
@@ -160,6 +170,14 @@ void Calibration::CheckFits(const ModelInfo& model) const {
          "and {}",
          queries->n_layers, queries->n_heads, queries->head_dim, model.name, model.n_layers,
          model.n_heads, model.head_dim);
+  }
+  if (curves &&
+      (curves->n_layers != model.n_layers || curves->n_kv_heads != model.n_kv_heads ||
+       curves->loss.size() != size_t{KeepCurves::kPoints} * model.n_layers * model.n_kv_heads)) {
+    Fail(ErrorCode::kMismatch,
+         "there are {} losses of {} layers and {} KV heads, but the model {} has {} and {}",
+         curves->loss.size(), curves->n_layers, curves->n_kv_heads, model.name, model.n_layers,
+         model.n_kv_heads);
   }
   if (codebooks &&
       (codebooks->n_layers != model.n_layers || codebooks->n_kv_heads != model.n_kv_heads ||
@@ -204,12 +222,18 @@ QueryStatistics Calibration::QueriesFor(const ModelInfo& model) const {
   QueryStatistics of_model = queries.value();
   const auto dim = static_cast<size_t>(model.head_dim);
   const size_t n = size_t{1} * model.n_layers * model.n_heads;
-  if (of_model.mean.size() != n * dim || of_model.covariance.size() != n * dim * dim) {
+  const bool in_full = of_model.covariance.size() != of_model.mean.size();
+  const size_t n_spread = n * dim * (in_full ? dim : 1);
+  if (of_model.mean.size() != n * dim || of_model.covariance.size() != n_spread) {
     Fail(ErrorCode::kInvalidArgument,
          "the queries have {} means and {} covariances, expected {} and {}", of_model.mean.size(),
-         of_model.covariance.size(), n * dim, n * dim * dim);
+         of_model.covariance.size(), n * dim, n_spread);
   }
   of_model.mean = InLayoutOf(model, std::move(of_model.mean));
+  if (!in_full) {
+    of_model.covariance = InLayoutOf(model, std::move(of_model.covariance));
+    return of_model;
+  }
   for (int side = 0; side < 2; ++side) {
     of_model.covariance = InLayoutOf(model, std::move(of_model.covariance));
     for (size_t head = 0; head < n; ++head) {

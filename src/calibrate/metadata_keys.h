@@ -12,10 +12,7 @@ inline constexpr const char* kSequencesKey = "n_sequences";
 inline constexpr const char* kSequenceTokensKey = "sequence_tokens";
 inline constexpr const char* kRowsKey = "rows_per_head";
 
-// Of the mean and covariance of queries.
-inline constexpr const char* kQueriesCorpusKey = "queries_corpus";  // what the texts were
-inline constexpr const char* kQueriesSeedKey = "queries_seed";
-inline constexpr const char* kQueriesRowsKey = "queries_rows";  // sampled of each query head
+inline constexpr const char* kCurvesSequencesKey = "curves_sequences";  // for loss curves
 
 // Of the codebooks.
 inline constexpr const char* kCodebooksCorpusKey = "codebooks_corpus";  // what the texts were

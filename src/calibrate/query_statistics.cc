@@ -18,6 +18,7 @@ namespace {
 // The names of kvpress's published files.
 constexpr const char* kMean = "query_mean";
 constexpr const char* kCovariance = "query_cov";
+constexpr const char* kVariance = "query_var";  // pith's own
 
 constexpr int64_t kMostHeads = int64_t{1} << 16;
 constexpr int64_t kMostDims = int64_t{1} << 12;
@@ -25,7 +26,7 @@ constexpr int64_t kMostDims = int64_t{1} << 12;
 }  // namespace
 
 QueryStatistics MeasureQueries(const QuerySampler& sampler, const Rope& rope, int sequence_tokens,
-                               int n_sinks, bool rope_interleaved) {
+                               int n_sinks, bool rope_interleaved, bool in_full) {
   const QueryShape& shape = sampler.shape();
   const auto head_dim = static_cast<size_t>(shape.head_dim);
   std::vector<size_t> rows;
@@ -67,7 +68,7 @@ QueryStatistics MeasureQueries(const QuerySampler& sampler, const Rope& rope, in
             Fail(ErrorCode::kInvalidArgument,
                  "the queries of layer {}, head {} are not finite numbers", layer, head);
           }
-          statistics.covariance.push_back(element);
+          if (in_full || d == e) statistics.covariance.push_back(element);
         }
       }
     }
@@ -76,30 +77,34 @@ QueryStatistics MeasureQueries(const QuerySampler& sampler, const Rope& rope, in
 }
 
 std::optional<QueryStatistics> ReadQueryStatistics(const SafeTensors& tensors) {
-  if (!tensors.Find(kMean) && !tensors.Find(kCovariance)) return std::nullopt;
+  const bool in_full = tensors.Find(kCovariance) || !tensors.Find(kVariance);
+  const char* spread = in_full ? kCovariance : kVariance;
+  if (!tensors.Find(kMean) && !tensors.Find(spread)) return std::nullopt;
   const std::vector<int64_t>& shape = tensors.Get(kMean).shape;
-  const std::vector<int64_t>& square = tensors.Get(kCovariance).shape;
+  const std::vector<int64_t>& spread_shape = tensors.Get(spread).shape;
+  std::vector<int64_t> expected = shape;
+  if (in_full && !shape.empty()) expected.push_back(shape.back());
   const bool fits = shape.size() == 3 && shape[0] >= 1 && shape[0] <= kMostHeads && shape[1] >= 1 &&
                     shape[1] <= kMostHeads && shape[2] >= 1 && shape[2] <= kMostDims &&
-                    square == std::vector<int64_t>{shape[0], shape[1], shape[2], shape[2]};
+                    spread_shape == expected;
   if (!fits) {
     Fail(ErrorCode::kFormat,
-         "{}: {} is [{}] and {} is [{}], expected [layers, heads, dimensions] and the last once "
-         "more",
-         tensors.name(), kMean, fmt::join(shape, ", "), kCovariance, fmt::join(square, ", "));
+         "{}: {} is [{}] and {} is [{}], expected [layers, heads, dimensions] and {}",
+         tensors.name(), kMean, fmt::join(shape, ", "), spread, fmt::join(spread_shape, ", "),
+         in_full ? "the last once more" : "the same");
   }
   QueryStatistics statistics;
   statistics.n_layers = static_cast<int>(shape[0]);
   statistics.n_heads = static_cast<int>(shape[1]);
   statistics.head_dim = static_cast<int>(shape[2]);
   statistics.mean = FiniteFloats(tensors, kMean);
-  statistics.covariance = FiniteFloats(tensors, kCovariance);
+  statistics.covariance = FiniteFloats(tensors, spread);
   const auto dim = static_cast<size_t>(statistics.head_dim);
   for (size_t row = 0; row < statistics.mean.size(); ++row) {
-    const float variance = statistics.covariance[row * dim + row % dim];
+    const float variance = statistics.covariance[in_full ? row * dim + row % dim : row];
     if (variance < 0) {
       Fail(ErrorCode::kFormat, "{}: a variance in {} is {}, expected 0 or more", tensors.name(),
-           kCovariance, variance);
+           spread, variance);
     }
   }
   return statistics;
@@ -111,9 +116,11 @@ void AddQueryStatistics(const QueryStatistics& statistics,
   tensors[kMean] = {"F32",
                     {statistics.n_layers, statistics.n_heads, dim},
                     std::as_bytes(std::span(statistics.mean))};
-  tensors[kCovariance] = {"F32",
-                          {statistics.n_layers, statistics.n_heads, dim, dim},
-                          std::as_bytes(std::span(statistics.covariance))};
+  std::vector<int64_t> shape = tensors[kMean].shape;
+  const bool in_full = statistics.covariance.size() != statistics.mean.size();
+  if (in_full) shape.push_back(dim);
+  tensors[in_full ? kCovariance : kVariance] = {"F32", shape,
+                                                std::as_bytes(std::span(statistics.covariance))};
 }
 
 }  // namespace pith

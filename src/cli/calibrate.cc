@@ -79,7 +79,7 @@ Calibration KeptCalibration(const std::string& given, const std::string& target,
   return found && HoldsFor(*found, scorer) ? *found : Calibration();
 }
 
-// Q-Filters, and mean and covariance of queries if asked for, beside what else `kept` holds.
+// Q-Filters and what comes with them, beside what else `kept` holds.
 Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
                         const CalibrateOptions& options, Calibration kept) {
   ProgressBar bar("calibrating", "tokens");
@@ -90,11 +90,8 @@ Calibration MakeFilters(const Model& model, std::span<const std::string> texts,
   calibration.kvzap_plus = std::move(kept.kvzap_plus);
   calibration.kvzap = std::move(kept.kvzap);
   calibration.codebooks = std::move(kept.codebooks);
-  const bool keeps_queries = !options.queries && kept.queries;
-  if (keeps_queries) calibration.queries = std::move(kept.queries);
   for (const auto& [key, value] : kept.metadata) {
-    if (key.starts_with("kvzap_") || key.starts_with("codebooks_") ||
-        (keeps_queries && key.starts_with("queries_"))) {
+    if (key.starts_with("kvzap_") || key.starts_with("codebooks_")) {
       calibration.metadata[key] = value;
     }
   }
@@ -166,8 +163,11 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   line.Option("--sequences", options.n_sequences, "N", "sequences taken from the corpus");
   line.Option("--sequence-tokens", options.sequence_tokens, "N", "tokens of a sequence");
   line.Option("--rows", options.rows_per_head, "N", "queries sampled for each query head");
-  line.Flag("--queries", options.queries,
-            "also keep mean and covariance of the queries, for the scorer expected_calibrated");
+  line.Option("--curves", options.n_curves, "N",
+              "of the sequences, those that loss curves (qfilter+) are measured on");
+  line.Flag("--covariance", options.covariance,
+            "keep all of the queries' covariance (expected_calibrated, qfilter+), not only the "
+            "variances");
   CodebookOptions codebooks;
   line.Group("Codebooks");
   line.List("--codebooks", codebooks.codecs, "CODEC",
@@ -190,19 +190,20 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   if (corpus.empty()) throw UsageError("which text? Give --corpus FILES");
   if (target.empty()) throw UsageError("where to? Give -o FILE.pithcal");
   if (options.n_sequences < 1 || options.sequence_tokens < 1 || options.rows_per_head < 1 ||
-      options.n_threads < 0) {
-    throw UsageError("--sequences, --sequence-tokens and --rows must be 1 or more");
+      options.n_curves < 1 || options.n_threads < 0) {
+    throw UsageError("--sequences, --sequence-tokens, --rows and --curves must be 1 or more");
   }
   if (!kvzap.form.empty() && kvzap.form != "linear" && kvzap.form != "mlp" &&
       kvzap.form != "plus") {
     throw UsageError(fmt::format("--kvzap is '{}', expected linear, mlp or plus", kvzap.form));
   }
-  if (!kvzap.form.empty() && options.queries) {
-    throw UsageError("--queries goes with the Q-Filters, not with --kvzap; make one after another");
+  if (!kvzap.form.empty() && options.covariance) {
+    throw UsageError(
+        "--covariance goes with the Q-Filters, not with --kvzap; make one after another");
   }
   const bool makes_codebooks = !codebooks.codecs.empty();
-  if (makes_codebooks && (!kvzap.form.empty() || options.queries)) {
-    throw UsageError("--codebooks goes without --kvzap and --queries; make one after another");
+  if (makes_codebooks && (!kvzap.form.empty() || options.covariance)) {
+    throw UsageError("--codebooks goes without --kvzap and --covariance; make one after another");
   }
   if (options.n_threads == 0) options.n_threads = DefaultThreads();
   CheckWritable(target);
@@ -236,7 +237,6 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
                        : kvzap.form.empty() ? kCorpusKey
                        : kvzap.options.plus ? kKvzapPlusCorpusKey
                                             : kKvzapCorpusKey] = Names(corpus);
-  if (options.queries) calibration.metadata[kQueriesCorpusKey] = Names(corpus);
   {
     const UninterruptedScope writing;
     calibration.Save(target);

@@ -42,6 +42,7 @@ std::vector<fs::path> CalibrationsIn(const fs::path& folder) {
 bool HoldsFor(const Calibration& calibration, const std::string& scorer) {
   if (scorer == "kvzap+") return calibration.kvzap_plus.has_value();
   if (scorer == "expected_calibrated") return calibration.queries.has_value();
+  if (scorer == "qfilter+") return calibration.queries && calibration.curves;
   return scorer == "qfilter" ? !calibration.q_filters.empty() : calibration.kvzap.has_value();
 }
 

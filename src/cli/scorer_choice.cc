@@ -55,7 +55,6 @@ std::string CalibrateCommand(const std::string& scorer, const std::filesystem::p
   std::string form;
   if (scorer == kBestScorer) form = " --kvzap linear";
   if (scorer == "kvzap+") form = " --kvzap plus";
-  if (scorer == "expected_calibrated") form = " --queries";
   return fmt::format("'pith calibrate{} -m {} --corpus FILES -o {}'", form, model_file.string(),
                      target);
 }

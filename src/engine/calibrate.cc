@@ -4,19 +4,35 @@
 #include "calibrate/metadata_keys.h"
 #include "calibrate/query_statistics.h"
 #include "calibrate/query_svd.h"
+#include "engine/calibrate_curves.h"
 #include "engine/calibration_text.h"
 #include "engine/session_impl.h"
 #include "model/model_impl.h"
 
 namespace pith {
+namespace {
+
+// Of a sequence, so that there are entries to choose from and tokens to ask for them.
+constexpr int kLeastTokens = 16;
+
+}  // namespace
+
 Calibration Calibrate(const Model& model, std::span<const std::string> texts,
                       const CalibrateOptions& options, const Progress& progress) {
   const ModelInfo& info = model.info();
-  if (options.rows_per_head < 1) {
-    Fail(ErrorCode::kInvalidArgument, "{} rows a head, expected at least 1", options.rows_per_head);
+  if (options.rows_per_head < 1 || options.n_curves < 1) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} rows a head and {} sequences for loss curves, expected at least 1 of each",
+         options.rows_per_head, options.n_curves);
+  }
+  if (options.sequence_tokens < kLeastTokens) {
+    Fail(ErrorCode::kInvalidArgument, "sequences of {} tokens, expected {} or more",
+         options.sequence_tokens, kLeastTokens);
   }
   const auto sequences = CutSequences(model, texts, options.n_sequences, options.sequence_tokens);
   const int64_t n_tokens = int64_t{options.n_sequences} * options.sequence_tokens;
+  const int n_curves = std::min(options.n_curves, options.n_sequences);
+  const int64_t n_all = n_tokens + int64_t{n_curves} * options.sequence_tokens;
   QuerySampler sampler({info.n_layers, info.n_heads, info.n_kv_heads, info.head_dim}, n_tokens,
                        options.rows_per_head, options.seed);
   const size_t row = size_t{1} * info.n_heads * info.head_dim;
@@ -28,7 +44,7 @@ Calibration Calibrate(const Model& model, std::span<const std::string> texts,
     });
     ReadOptions read;
     read.progress = [&](int64_t n_read, int64_t) {
-      return !progress || progress(done + n_read, n_tokens);
+      return !progress || progress(done + n_read, n_all);
     };
     session.Read(sequence, read);
     done += options.sequence_tokens;
@@ -46,12 +62,16 @@ Calibration Calibrate(const Model& model, std::span<const std::string> texts,
       {kRowsKey, fmt::format("{}", sampler.n_rows())},
       {kSeedKey, fmt::format("{}", options.seed)},
   };
-  if (options.queries) {
-    calibration.queries = MeasureQueries(sampler, *model.impl().rope, options.sequence_tokens,
-                                         Plan().sinks, info.rope_interleaved);
-    calibration.metadata[kQueriesSeedKey] = fmt::format("{}", options.seed);
-    calibration.metadata[kQueriesRowsKey] = fmt::format("{}", sampler.n_rows());
+  calibration.queries = MeasureQueries(sampler, *model.impl().rope, options.sequence_tokens,
+                                       Plan().sinks, info.rope_interleaved, options.covariance);
+  std::vector<std::vector<Token>> measured;
+  for (int i = 0; i < n_curves; ++i) {
+    measured.push_back(sequences[static_cast<size_t>(i) * sequences.size() / n_curves]);
   }
+  calibration.curves = MeasureKeepCurves(
+      model, measured, std::make_shared<const Calibration>(calibration), options.n_threads,
+      [&](int64_t n_read, int64_t) { return !progress || progress(n_tokens + n_read, n_all); });
+  calibration.metadata[kCurvesSequencesKey] = fmt::format("{}", n_curves);
   return calibration;
 }
 

@@ -28,6 +28,7 @@ void JudgeLayers(const Scorer& scorer, const Model& model, const Plan& plan,
   LayerEvidence common;
   common.group = info.n_heads / info.n_kv_heads;
   common.n_sinks = plan.sinks;
+  common.window_begin = static_cast<int32_t>(n_read - plan.window);
   if (needs.future_positions > 0) {
     common.future = model.impl().rope->Mean(n_read, needs.future_positions);
   }

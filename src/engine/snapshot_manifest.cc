@@ -295,11 +295,15 @@ uint64_t CalibrationDigest(const Plan& plan) {
       }
     }
   }
-  if (plan.scorer == "expected_calibrated" && plan.calibration->queries) {
-    for (const auto* part :
-         {&plan.calibration->queries->mean, &plan.calibration->queries->covariance}) {
+  if (plan.scorer == "expected_calibrated" || plan.scorer == "qfilter+") {
+    const QueryStatistics queries = plan.calibration->queries.value_or(QueryStatistics());
+    for (const auto* part : {&queries.mean, &queries.covariance}) {
       surrogate.insert(surrogate.end(), part->begin(), part->end());
     }
+  }
+  if (plan.scorer == "qfilter+" && plan.calibration->curves) {
+    const std::vector<float>& loss = plan.calibration->curves->loss;
+    surrogate.insert(surrogate.end(), loss.begin(), loss.end());
   }
   const std::span<const float> quantiles = WorthQuantiles(plan);
   surrogate.insert(surrogate.end(), quantiles.begin(), quantiles.end());

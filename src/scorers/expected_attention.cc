@@ -47,7 +47,13 @@ class ExpectedLogit {
     std::vector<float> bias(mean.begin(), mean.end());
     future.Turn(bias.data());
     for (float& element : bias) element /= std::sqrt(head_dim);
-    Rows turned = Eigen::Map<const Rows>(covariance.data(), Index(mean.size()), Index(mean.size()));
+    const Eigen::Index dim = Index(mean.size());
+    Rows turned = Rows::Zero(dim, dim);
+    if (covariance.size() == mean.size()) {
+      turned.diagonal() = Eigen::Map<const Eigen::VectorXf>(covariance.data(), dim);
+    } else {
+      turned = Eigen::Map<const Rows>(covariance.data(), dim, dim);
+    }
     for (int side = 0; side < 2; ++side) {  // R C R^T, and C is symmetric
       for (Eigen::Index i = 0; i < turned.rows(); ++i) future.Turn(turned.row(i).data());
       turned.transposeInPlace();
@@ -100,9 +106,9 @@ class ExpectedAttention : public Scorer {
     }
     const auto dim = static_cast<size_t>(statistics_->head_dim);
     const size_t row = static_cast<size_t>(evidence.layer) * statistics_->n_heads + head;
+    const size_t spread = statistics_->covariance.size() / statistics_->mean.size() * dim;
     return {std::span(statistics_->mean).subspan(row * dim, dim),
-            std::span(statistics_->covariance).subspan(row * dim * dim, dim * dim),
-            evidence.future};
+            std::span(statistics_->covariance).subspan(row * spread, spread), evidence.future};
   }
 
   // Sinks take part in no softmax: next to them nothing else would count.
@@ -133,8 +139,8 @@ std::unique_ptr<Scorer> MakeExpected(const Plan& /*plan*/, const ModelInfo& /*mo
 std::unique_ptr<Scorer> MakeExpectedCalibrated(const Plan& plan, const ModelInfo& model) {
   if (plan.calibration == nullptr || !plan.calibration->queries) {
     Fail(ErrorCode::kInvalidArgument,
-         "the scorer expected_calibrated needs a calibration with the mean and covariance of the "
-         "model's queries, but {}; \"pith calibrate --queries -m MODEL -o X.pithcal\" makes one",
+         "the scorer expected_calibrated needs a calibration with mean and variance of the model's "
+         "queries, but {}; \"pith calibrate -m MODEL -o X.pithcal\" makes one",
          plan.calibration == nullptr ? "there is no calibration" : "this one has none");
   }
   return std::make_unique<ExpectedAttention>(plan.calibration->QueriesFor(model));

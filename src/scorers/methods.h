@@ -12,6 +12,13 @@ namespace pith {
 // Throws Error(kInvalidArgument) without a calibration, Error(kMismatch) for a foreign one.
 std::unique_ptr<Scorer> MakeQFilter(const Plan& plan, const ModelInfo& model);
 
+// qfilter+: keeps, in every head, what expected_calibrated would keep first, and of every head as
+// much as it needs: worth = ln of the slope, at the entry's rank, of the loss curve of its KV head,
+// which `pith calibrate` has measured. Rank counts all tokens read. See docs/evaluation.md.
+// Throws Error(kInvalidArgument) without a calibration that holds curves and the mean of the
+// queries, Error(kMismatch) for a foreign one.
+std::unique_ptr<Scorer> MakeQFilterPlus(const Plan& plan, const ModelInfo& model);
+
 // Low key norm means high attention (arXiv 2406.11430): worth = -|key|.
 std::unique_ptr<Scorer> MakeKnorm(const Plan& plan, const ModelInfo& model);
 
@@ -67,8 +74,8 @@ std::unique_ptr<Scorer> MakeKeyDiff(const Plan& plan, const ModelInfo& model);
 // Sinks take no part.
 std::unique_ptr<Scorer> MakeExpected(const Plan& plan, const ModelInfo& model);
 
-// The same with the mean and covariance of a corpus's queries, of the calibration: the session's
-// own need not be known. Throws Error(kInvalidArgument) without one that holds them,
+// The same with the mean and covariance, or variances, of a corpus's queries, of the calibration:
+// the session's own need not be known. Throws Error(kInvalidArgument) without one that holds them,
 // Error(kMismatch) for a foreign one.
 std::unique_ptr<Scorer> MakeExpectedCalibrated(const Plan& plan, const ModelInfo& model);
 

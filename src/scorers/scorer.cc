@@ -18,19 +18,13 @@ struct Method {
 };
 
 constexpr std::array kMethods = {
-    Method{"qfilter", MakeQFilter},
-    Method{"knorm", MakeKnorm},
-    Method{"streaming_llm", MakeStreamingLlm},
-    Method{"random", MakeRandom},
-    Method{"kvzip", MakeKvzip},
-    Method{"kvzip+", MakeKvzipPlus},
-    Method{"kvzap", MakeKvzap},
-    Method{"kvzap+", MakeKvzapPlus},
-    Method{"snapkv", MakeSnapKv},
-    Method{"tova", MakeTova},
-    Method{"keydiff", MakeKeyDiff},
-    Method{"expected", MakeExpected},
-    Method{"expected_calibrated", MakeExpectedCalibrated},
+    Method{"qfilter", MakeQFilter},   Method{"qfilter+", MakeQFilterPlus},
+    Method{"knorm", MakeKnorm},       Method{"streaming_llm", MakeStreamingLlm},
+    Method{"random", MakeRandom},     Method{"kvzip", MakeKvzip},
+    Method{"kvzip+", MakeKvzipPlus},  Method{"kvzap", MakeKvzap},
+    Method{"kvzap+", MakeKvzapPlus},  Method{"snapkv", MakeSnapKv},
+    Method{"tova", MakeTova},         Method{"keydiff", MakeKeyDiff},
+    Method{"expected", MakeExpected}, Method{"expected_calibrated", MakeExpectedCalibrated},
 };
 
 }  // namespace

@@ -48,7 +48,8 @@ struct RepeatEvidence {
 struct LayerEvidence {
   int layer = 0;
   int group = 0;                   // query heads of a KV head
-  int n_sinks = 0;                 // entries at positions below this never go
+  int n_sinks = 0;                 // entries at positions below this never go,
+  int32_t window_begin = 0;        // nor do those from here on, to the token read last
   std::span<const Entries> heads;  // [n_kv_heads], each in any order, as the cache stores them
   // Needs::recent_queries: of the tokens read last, the latest last. Fewer only where fewer were
   // read.

@@ -61,7 +61,15 @@ TEST(QueryStatistics, AreThoseBeforeRopeWithoutSinks) {
   for (const bool interleaved : {false, true}) {
     const Rope rope = TestRope(interleaved);
     const QuerySampler sampler = Sampled(kTokens, 120, rope);
-    const QueryStatistics found = MeasureQueries(sampler, rope, kSequence, kSinks, interleaved);
+    const QueryStatistics found =
+        MeasureQueries(sampler, rope, kSequence, kSinks, interleaved, true);
+    const QueryStatistics spread =
+        MeasureQueries(sampler, rope, kSequence, kSinks, interleaved, false);
+    EXPECT_EQ(spread.mean, found.mean);
+    ASSERT_EQ(spread.covariance.size(), found.mean.size());
+    for (size_t i = 0; i < spread.covariance.size(); ++i) {
+      EXPECT_EQ(spread.covariance[i], found.covariance[i * kShape.head_dim + i % kShape.head_dim]);
+    }
     EXPECT_EQ(found.n_layers, kShape.n_layers);
     EXPECT_EQ(found.n_heads, kShape.n_heads);
     EXPECT_EQ(found.head_dim, kShape.head_dim);
@@ -109,14 +117,14 @@ TEST(QueryStatistics, NeedQueriesThatAreNumbers) {
   const Rope rope = TestRope(false);
   const QuerySampler sinks = Sampled(kSinks, 4, rope);
   ExpectError(ErrorCode::kInvalidArgument, "none of 4 sampled queries comes after the first 4",
-              [&] { MeasureQueries(sinks, rope, kSequence, kSinks, false); });
+              [&] { MeasureQueries(sinks, rope, kSequence, kSinks, false, false); });
   QuerySampler sampler(kShape, 10, 10, 1);
   std::vector<float> queries(10 * kShape.n_heads * kShape.head_dim, 1.0f);
   sampler.Add(0, 0, queries);
   queries.back() = NAN;
   sampler.Add(1, 0, queries);
   ExpectError(ErrorCode::kInvalidArgument, "layer 1, head 3 are not finite",
-              [&] { MeasureQueries(sampler, rope, kSequence, kSinks, false); });
+              [&] { MeasureQueries(sampler, rope, kSequence, kSinks, false, false); });
 }
 
 QueryStatistics SmallStatistics() {
@@ -150,6 +158,10 @@ TEST(QueryStatistics, StandInACalibrationBesideFiltersOrAlone) {
   model.n_heads = 6;
   ExpectError(ErrorCode::kMismatch, "2 layers, 4 heads and 2 dimensions",
               [&] { alone.CheckFits(model); });
+
+  saved.queries->covariance.resize(16);  // variances only
+  saved.Save(folder / "variances");
+  EXPECT_EQ(Calibration::Load(folder / "variances").queries->covariance, saved.queries->covariance);
 
   saved.n_layers = 2;
   saved.n_kv_heads = 2;
@@ -199,6 +211,12 @@ TEST(QueryStatistics, DamagedFilesAreRefused) {
   WriteSafeTensors(folder / "x",
                    {{"query_mean", {"F32", {1, 1, 2}, std::as_bytes(std::span(one))}}}, {});
   ExpectError(kFormat, "there is no tensor query_cov", [&] { Calibration::Load(folder / "x"); });
+  WriteSafeTensors(folder / "x",
+                   {{"query_mean", {"F32", {1, 1, 2}, std::as_bytes(std::span(one))}},
+                    {"query_var", {"F32", {1, 2, 1}, std::as_bytes(std::span(one))}}},
+                   {});
+  ExpectError(kFormat, "query_var is [1, 2, 1], expected [layers, heads, dimensions] and the same",
+              [&] { Calibration::Load(folder / "x"); });
 
   Calibration mixed;
   mixed.n_layers = 3;

@@ -56,7 +56,7 @@ class CalibrateCodebooksTest(PithTest):
         self.refused(2, "pq8x7 cuts a head into 7 equal parts", *self.make("a", codecs="pq8x7"))
         self.refused(2, "'q8' has no codebook", *self.make("a", codecs="q8"))
         self.refused(2, "make one after another", *self.make("a", "--kvzap", "linear"))
-        self.refused(2, "make one after another", *self.make("a", "--queries"))
+        self.refused(2, "make one after another", *self.make("a", "--covariance"))
         self.assertFalse(os.path.exists(self.path("a")))
 
 

@@ -82,26 +82,26 @@ class CalibrateKvzapTest(PithTest):
 
     def test_what_queries_are_like_stands_beside_the_rest(self):
         target = self.path("a.pithcal")
-        self.refused(2, "--queries.*--kvzap", *self.surrogate("a.pithcal", "--queries"))
-        self.done(*self.filters("a.pithcal", "--queries"))
+        self.refused(2, "--covariance.*--kvzap", *self.surrogate("a.pithcal", "--covariance"))
+        self.done(*self.filters("a.pithcal", "--covariance"))
         made = header_of(target)
         shape = made["query_mean"]["shape"]
         self.assertEqual(made["query_cov"]["shape"], [*shape, shape[-1]])
-        self.assertEqual(made["__metadata__"]["queries_corpus"], "corpus.txt")
-        self.done(*self.filters("a.pithcal"))  # without a surrogate beside them
-        self.assertEqual(header_of(target)["__metadata__"]["queries_corpus"], "corpus.txt")
-        self.done(*self.surrogate("a.pithcal"))
         self.done(*self.filters("a.pithcal"))
+        self.assertEqual(header_of(target)["query_var"]["shape"], shape)
+        self.assertNotIn("query_cov", header_of(target))
+        self.assertEqual(header_of(target)["keep_loss"]["shape"][:1], shape[:1])
+        self.done(*self.surrogate("a.pithcal"))
         kept = header_of(target)
         self.assertIn("layers.0.weight", kept)
-        self.assertEqual(kept["query_mean"]["shape"], shape)
-        self.assertEqual(kept["__metadata__"]["queries_corpus"], "corpus.txt")
-        run = ["run", "-p", FACT * 4, "-n", "4", "--keep", "64", "--window", "16", "--scorer",
-               "expected_calibrated", *ONE_THREAD]
-        self.done(*run, "--calibration", target)
-        self.done(*self.filters("b.pithcal"))
-        self.refused(2, "this one has none.*calibrate --queries", *run, "--calibration",
-                     self.path("b.pithcal"))
+        self.assertIn("keep_loss", kept)
+        for scorer in ("expected_calibrated", "qfilter+"):
+            run = ["run", "-p", FACT * 4, "-n", "4", "--keep", "64", "--window", "16", "--scorer",
+                   scorer, *ONE_THREAD]
+            self.done(*run, "--calibration", target)
+            self.done(*self.surrogate("b.pithcal"))
+            self.refused(2, "this one has none.*pith calibrate -m", *run, "--calibration",
+                         self.path("b.pithcal"))
 
     def test_what_is_no_calibration_of_the_model_is_replaced(self):
         model = self.path("small.gguf")

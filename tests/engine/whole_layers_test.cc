@@ -29,8 +29,8 @@ using testing::TempFolder;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 const std::vector<std::string>& Names() {
-  static const std::vector<std::string> names = {"snapkv", "tova", "keydiff", "expected",
-                                                 "expected_calibrated"};
+  static const std::vector<std::string> names = {
+      "snapkv", "tova", "keydiff", "expected", "expected_calibrated", "qfilter+"};
   return names;
 }
 
@@ -65,7 +65,6 @@ std::shared_ptr<const Calibration> MakeCalibration(const Model& model) {
   options.n_sequences = 4;
   options.sequence_tokens = 100;
   options.rows_per_head = 300;
-  options.queries = true;
   options.n_threads = 1;
   return std::make_shared<Calibration>(Calibrate(model, {{corpus}}, options));
 }
@@ -78,7 +77,8 @@ Plan KeepPlan(const std::string& scorer, const std::string& keep,
   plan.scorer = scorer;
   plan.keep = keep == "judged" ? Keep{.kind = Keep::Kind::kFraction} : Keep::Parse(keep);
   plan.window = 16;
-  if (scorer == "expected_calibrated") {
+  plan.budget = "uniform";
+  if (scorer == "expected_calibrated" || scorer == "qfilter+") {
     auto& calibration = calibrations[model.info().architecture];
     if (!calibration) calibration = MakeCalibration(model);
     plan.calibration = calibration;
@@ -152,6 +152,7 @@ Contents Judged(Session& session, const Queries& queries, size_t n_moments) {
     evidence.layer = layer;
     evidence.group = info.n_heads / info.n_kv_heads;
     evidence.n_sinks = session.plan().sinks;
+    evidence.window_begin = static_cast<int32_t>(n_read) - session.plan().window;
     std::vector<int32_t> positions;
     std::vector<float> asked;
     const size_t n_recent = std::min<size_t>(n_read, static_cast<size_t>(needs.recent_queries));
@@ -278,7 +279,7 @@ TEST(WholeLayers, WhatIsPinnedStaysPinned) {
 }
 
 TEST(WholeLayers, NobodyElsePaysForQueries) {
-  for (const std::string name : {"knorm", "keydiff", "expected_calibrated"}) {
+  for (const std::string name : {"knorm", "keydiff", "expected_calibrated", "qfilter+"}) {
     EXPECT_FALSE(Session(SmallModel(), KeepPlan(name, "25%")).impl().queries) << name;
   }
   EXPECT_FALSE(Session(SmallModel(), KeepPlan("snapkv", "100%")).impl().queries);
@@ -377,7 +378,7 @@ TEST(WholeLayers, ACancelledChunkLeavesNoQueries) {
 }
 
 TEST(WholeLayers, ADroppedTailIsNotAskedFor) {
-  for (const std::string name : {"snapkv", "tova", "keydiff", "expected_calibrated"}) {
+  for (const std::string name : {"snapkv", "tova", "keydiff", "expected_calibrated", "qfilter+"}) {
     Session session(SmallModel(), KeepPlan(name, "judged"), Options());
     session.Read(Text(200));
     session.Read(Text(30, 4));

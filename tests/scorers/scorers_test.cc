@@ -303,7 +303,8 @@ TEST(MakeScorer, KeepsAllOrRefuses) {
   queries.n_heads = 9;
   queries.head_dim = 64;
   queries.mean.resize(30 * 9 * 64);
-  queries.covariance.resize(30 * 9 * 64 * 64);
+  queries.covariance.resize(30 * 9 * 64);
+  both->curves = KeepCurves{30, 3, std::vector<float>(30 * 3 * KeepCurves::kPoints)};
   for (const std::string& name : ScorerNames()) {
     Plan plan = PlanFor(name);
     plan.calibration = both;
@@ -311,8 +312,8 @@ TEST(MakeScorer, KeepsAllOrRefuses) {
   }
   ExpectError(
       ErrorCode::kInvalidArgument,
-      "expected one of qfilter, knorm, streaming_llm, random, kvzip, kvzip+, kvzap, kvzap+, "
-      "snapkv, tova, keydiff, expected, expected_calibrated",
+      "expected one of qfilter, qfilter+, knorm, streaming_llm, random, kvzip, kvzip+, kvzap, "
+      "kvzap+, snapkv, tova, keydiff, expected, expected_calibrated",
       [&] { MakeScorer(PlanFor("h2o"), model); });
   ExpectError(ErrorCode::kInvalidArgument, "pith calibrate -m MODEL -o X.pithcal",
               [&] { MakeScorer(PlanFor("qfilter"), model); });
