@@ -37,12 +37,12 @@ pith=${PITH:-build/release/bin/pith}
 [ -f "$model" ] || die "$model is not there"
 mkdir -p "$out"
 
-scorers=kvzap,kvzap+,kvzip,kvzip+,qfilter,knorm,keydiff,snapkv,tova,expected,streaming_llm,random
+scorers=kvzap,kvzap+,kvzip,kvzip+,qfilter,qfilter+,knorm,keydiff,snapkv,tova,expected,streaming_llm,random
 keeps=50%,25%,12.5%,6.25%
 lengths=2048,4096
 spearman_trials=8 kld_trials=16 needle_trials=20 ruler_trials=2 ppl_trials=4 streaming_trials=4
 if $quick; then
-  scorers=kvzap,kvzip,qfilter,knorm,snapkv,expected,streaming_llm
+  scorers=kvzap,kvzip,qfilter,qfilter+,knorm,snapkv,expected,streaming_llm
   keeps=50%,25%
   lengths=2048
   spearman_trials=2 kld_trials=4 needle_trials=5 ruler_trials=1 ppl_trials=1 streaming_trials=1
