@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "pith/error.h"
@@ -52,6 +53,42 @@ TEST(DivergenceTest, WhatIsImpossibleIsInfinitelyFar) {
   EXPECT_EQ(Divergence(Logs({0.5, 0.5}), Logs({0, 1})), std::numeric_limits<double>::infinity());
   EXPECT_EQ(Divergence(Logs({0, 1}), Logs({0.5, 0.5})), std::log(2.0));
   EXPECT_TRUE(std::isnan(Divergence(Logs({0.5, 0.5}), std::vector<double>{NAN, -1})));
+}
+
+TEST(DivergenceTest, LongDistributionsAreAsExact) {
+  constexpr size_t kSize = 1003;  // no multiple of any vector
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal(0, 8);
+  std::vector<float> p(kSize), q(kSize);
+  for (size_t i = 0; i < kSize; ++i) p[i] = normal(random), q[i] = normal(random);
+  p[17] = -std::numeric_limits<float>::infinity();
+  const auto log_sum = [](const std::vector<float>& logits) {
+    long double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<long double>(logit));
+    return std::log(sum);
+  };
+  const std::vector<double> log_p = LogSoftmaxOf(p), log_q = LogSoftmaxOf(q);
+  long double divergence = 0;
+  for (size_t i = 0; i < kSize; ++i) {
+    if (i == 17) continue;
+    const long double lp = p[i] - log_sum(p), lq = q[i] - log_sum(q);
+    EXPECT_NEAR(log_p[i], static_cast<double>(lp), 1e-13);
+    divergence += std::exp(lp) * (lp - lq);
+  }
+  EXPECT_NEAR(Divergence(log_p, log_q), static_cast<double>(divergence), 1e-12);
+  for (const size_t at : {size_t{5}, kSize - 1}) {  // within a vector, and after the last
+    std::vector<double> damaged = log_p;
+    damaged[at] = NAN;
+    EXPECT_TRUE(std::isnan(Divergence(damaged, log_q)));
+    EXPECT_TRUE(std::isnan(Divergence(log_p, [&] {
+      std::vector<double> other = log_q;
+      other[at] = NAN;
+      return other;
+    }())));
+    std::vector<float> logits = p;
+    logits[at] = NAN;
+    EXPECT_THROW(NegativeLogLikelihood(logits, 3), Error);
+  }
 }
 
 TEST(NegativeLogLikelihoodTest, IsThatOfTheDistribution) {
