@@ -19,6 +19,7 @@ std::string PartOf(const std::string& tensor) {
   constexpr std::string_view kCodebooks = "codebooks.";
   if (tensor == "q_filters") return "Q-Filters";
   if (tensor.starts_with("query_")) return "queries";
+  if (tensor == "keep_loss") return "loss curves";
   if (tensor.starts_with("kvzap_plus.")) return "kvzap+";
   if (tensor.starts_with("kvzap.") || tensor.starts_with("layers.")) return "kvzap";
   if (tensor.starts_with("codebooks.pq")) return "codebook " + tensor.substr(kCodebooks.size());

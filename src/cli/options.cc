@@ -205,10 +205,10 @@ void PlanFlags::AddRestTo(CommandLine& line) {
 }
 
 void PlanFlags::AddCalibrationTo(CommandLine& line) {
-  line.Option(
-      "--calibration", calibration_, "FILE",
-      "calibration for the scorers qfilter, kvzap, kvzap+ and expected_calibrated (default: "
-      "the one that fits the model, beside it or installed with pith)");
+  line.Option("--calibration", calibration_, "FILE",
+              "calibration for the scorers qfilter, qfilter+, kvzap, kvzap+ and "
+              "expected_calibrated (default: "
+              "the one that fits the model, beside it or installed with pith)");
 }
 
 Plan PlanFlags::Parsed(const std::string& keep) const {

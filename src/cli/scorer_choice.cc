@@ -42,8 +42,13 @@ ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model
         missing, choice.scorer, cure);
     return choice;
   }
-  choice.calibration = Fitting(model, model_file, kFilterScorer, given);
-  choice.scorer = choice.calibration ? kFilterScorer : kPlainScorer;
+  choice.scorer = kPlainScorer;
+  for (const char* scorer : {kCurveScorer, kFilterScorer}) {
+    choice.calibration = Fitting(model, model_file, scorer, given);
+    if (!choice.calibration) continue;
+    choice.scorer = scorer;
+    break;
+  }
   choice.notice =
       fmt::format("{}, so {} judges what stays, less well; {}", missing, choice.scorer, cure);
   return choice;

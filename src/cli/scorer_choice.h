@@ -15,9 +15,11 @@ inline constexpr char kAutoScorer[] = "auto";
 inline constexpr char kBestScorer[] = "kvzap";
 // What it means for other models. A document that is read once and asked often is worth a second
 // reading, after which nothing judges better; what is said in a conversation is read between two
-// turns that somebody waits for, so that the model's Q-Filters judge it or, for want of those, the
-// norms of its keys, which beat keeping only what is recent wherever something is asked for.
+// turns that somebody waits for, so that the model's loss curves judge it, or its Q-Filters or, for
+// want of those, the norms of its keys, which beat keeping only what is recent wherever something
+// is asked for.
 inline constexpr char kDocumentScorer[] = "kvzip";
+inline constexpr char kCurveScorer[] = "qfilter+";
 inline constexpr char kFilterScorer[] = "qfilter";
 inline constexpr char kPlainScorer[] = "knorm";
 

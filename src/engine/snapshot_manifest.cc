@@ -275,8 +275,8 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
 
 bool NeedsCalibration(const Plan& plan) {
   return plan.keep.kind != Keep::Kind::kAll &&
-         (plan.scorer == "qfilter" || plan.scorer == "kvzap" || plan.scorer == "kvzap+" ||
-          plan.scorer == "expected_calibrated");
+         (plan.scorer == "qfilter" || plan.scorer == "qfilter+" || plan.scorer == "kvzap" ||
+          plan.scorer == "kvzap+" || plan.scorer == "expected_calibrated");
 }
 
 uint64_t CalibrationDigest(const Plan& plan) {

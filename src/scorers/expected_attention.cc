@@ -26,12 +26,24 @@ class ExpectedLogit {
  public:
   ExpectedLogit(std::span<const float> mean, std::span<const float> covariance,
                 const Rotation& future)
-      : head_dim_(mean.size()), map_(MakeMap(mean, covariance, future)) {}
+      : head_dim_(mean.size()) {
+    // key . (covariance key / 2d + mean / sqrt d), with both turned as they will be on average.
+    const Rows turned = Turned(covariance, future);
+    std::vector<float> bias(mean.begin(), mean.end());
+    future.Turn(bias.data());
+    for (float& element : bias) element /= std::sqrt(static_cast<float>(head_dim_));
+    if (covariance.size() == head_dim_) {
+      TakePairs(turned, std::move(bias));
+    } else {
+      map_.emplace(std::span(turned.data(), static_cast<size_t>(turned.size())), bias);
+    }
+  }
 
   // logits: [keys.rows]
   void Give(const MatrixView<const float>& keys, std::span<float> logits) const {
+    if (!map_) return GivePairs(keys, logits);
     std::vector<float> mapped(keys.rows * head_dim_);
-    map_.Apply(keys, mapped.data(), head_dim_, 1);
+    map_->Apply(keys, mapped.data(), head_dim_, 1);
     for (size_t i = 0; i < keys.rows; ++i) {
       logits[i] = Eigen::Map<const Eigen::VectorXf>(keys.row(i), Index(head_dim_))
                       .dot(Eigen::Map<const Eigen::VectorXf>(mapped.data() + i * head_dim_,
@@ -40,30 +52,51 @@ class ExpectedLogit {
   }
 
  private:
-  // key . (covariance key / 2d + mean / sqrt d), with both turned as they will be on average.
-  static Dense MakeMap(std::span<const float> mean, std::span<const float> covariance,
-                       const Rotation& future) {
-    const auto head_dim = static_cast<float>(mean.size());
-    std::vector<float> bias(mean.begin(), mean.end());
-    future.Turn(bias.data());
-    for (float& element : bias) element /= std::sqrt(head_dim);
-    const Eigen::Index dim = Index(mean.size());
+  // R C R^T / 2d; C is symmetric.
+  Rows Turned(std::span<const float> covariance, const Rotation& future) const {
+    const Eigen::Index dim = Index(head_dim_);
     Rows turned = Rows::Zero(dim, dim);
-    if (covariance.size() == mean.size()) {
+    if (covariance.size() == head_dim_) {
       turned.diagonal() = Eigen::Map<const Eigen::VectorXf>(covariance.data(), dim);
     } else {
       turned = Eigen::Map<const Rows>(covariance.data(), dim, dim);
     }
-    for (int side = 0; side < 2; ++side) {  // R C R^T, and C is symmetric
-      for (Eigen::Index i = 0; i < turned.rows(); ++i) future.Turn(turned.row(i).data());
+    for (int side = 0; side < 2; ++side) {
+      for (Eigen::Index i = 0; i < dim; ++i) future.Turn(turned.row(i).data());
       turned.transposeInPlace();
     }
-    turned /= 2 * head_dim;
-    return {{turned.data(), static_cast<size_t>(turned.size())}, bias};
+    return turned / (2 * static_cast<float>(head_dim_));
+  }
+
+  // RoPE mixes two dimensions, so that of turned variances no more than pairs are left.
+  void TakePairs(const Rows& turned, std::vector<float> bias) {
+    bias_ = std::move(bias);
+    for (Eigen::Index i = 0; i < turned.rows(); ++i) {
+      own_.push_back(turned(i, i));
+      Eigen::Index mate = i;
+      for (Eigen::Index j = 0; j < turned.cols(); ++j) {
+        if (j != i && turned(i, j) != 0) mate = j;
+      }
+      mates_.push_back(mate);
+      crossed_.push_back(mate == i ? 0 : turned(i, mate));
+    }
+  }
+
+  void GivePairs(const MatrixView<const float>& keys, std::span<float> logits) const {
+    for (size_t i = 0; i < keys.rows; ++i) {
+      const float* key = keys.row(i);
+      float sum = 0;
+      for (size_t d = 0; d < head_dim_; ++d) {
+        sum += key[d] * (bias_[d] + own_[d] * key[d] + crossed_[d] * key[mates_[d]]);
+      }
+      logits[i] = sum;
+    }
   }
 
   size_t head_dim_;
-  Dense map_;
+  std::optional<Dense> map_;                 // of a whole covariance; else
+  std::vector<float> bias_, own_, crossed_;  // [head_dim]
+  std::vector<Eigen::Index> mates_;          // [head_dim]
 };
 
 class ExpectedAttention : public Scorer {

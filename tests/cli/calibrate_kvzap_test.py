@@ -103,6 +103,13 @@ class CalibrateKvzapTest(PithTest):
             self.refused(2, "this one has none.*pith calibrate -m", *run, "--calibration",
                          self.path("b.pithcal"))
 
+    def test_the_one_beside_the_model_is_found(self):
+        model = self.path("small.gguf")
+        os.symlink(random_model(), model)
+        self.done(*self.filters("small.pithcal", "-m", model))
+        self.done("run", "-m", model, "-p", FACT * 4, "-n", "4", "--keep", "64", "--window", "16",
+                  "--scorer", "qfilter+", *ONE_THREAD)
+
     def test_what_is_no_calibration_of_the_model_is_replaced(self):
         model = self.path("small.gguf")
         os.symlink(random_model(), model)

@@ -76,7 +76,7 @@ class DefaultsTest(PithTest):
         self.assertIn("calibrate --kvzap linear", err)
         self.add_filters()
         out, err = self.told(*chat)
-        self.assertIn('"scorer": "qfilter"', out)
+        self.assertIn('"scorer": "qfilter+"', out)
         self.assertIn("calibrate --kvzap linear", err)
 
     def test_nothing_is_said_where_nothing_is_dropped_or_a_scorer_is_named(self):

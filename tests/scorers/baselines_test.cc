@@ -73,7 +73,7 @@ struct GoldenLayer {
   }
 
   // worth [n_kv_heads][n], as `held` has the entries.
-  std::vector<std::vector<float>> Judge(const Scorer& scorer) const {
+  std::vector<std::vector<float>> Judge(const Scorer& scorer, bool interleaved = false) const {
     const Needs needs = scorer.needs();
     EXPECT_TRUE(needs.whole_layers);
     LayerEvidence evidence;
@@ -114,6 +114,7 @@ struct GoldenLayer {
     if (needs.query_moments) evidence.moments = moments;
     if (needs.future_positions > 0) {
       evidence.future = GoldenRope().Mean(kTokens, needs.future_positions);
+      evidence.future.interleaved = interleaved;
     }
     scorer.JudgeLayer(evidence, spans);
     return worth;
@@ -321,6 +322,38 @@ TEST(ExpectedCalibrated, EqualsKvpressWithTheStatisticsOfTheText) {
     EXPECT_LE(WorstError(std::span(worth[h]).subspan(kSinks),
                          std::span(want).subspan(h * kTokens + kSinks, kTokens - kSinks)),
               1e-4);
+  }
+}
+
+TEST(ExpectedCalibrated, VariancesAreACovarianceOfWhichOnlyTheDiagonalIsLeft) {
+  GoldenLayer golden(15);
+  for (const bool interleaved : {false, true}) {
+    QueryStatistics statistics = GoldenStatistics(golden);
+    QueryStatistics variances = statistics;
+    variances.covariance.clear();
+    for (size_t i = 0; i < statistics.covariance.size(); ++i) {
+      const size_t row = i / kDim, column = i % kDim;
+      if (row % kDim == column) {
+        variances.covariance.push_back(statistics.covariance[i]);
+      } else {
+        statistics.covariance[i] = 0;
+      }
+    }
+    std::vector<std::vector<float>> worths;
+    for (const QueryStatistics& given : {statistics, variances}) {
+      auto calibration = std::make_shared<Calibration>();
+      calibration->queries = given;
+      Plan plan = PlanFor("expected_calibrated");
+      plan.calibration = calibration;
+      for (auto& worth : golden.Judge(*MakeScorer(plan, GoldenModel()), interleaved)) {
+        worths.push_back(std::move(worth));
+      }
+    }
+    for (size_t h = 0; h < kKvHeads; ++h) {
+      EXPECT_LE(WorstError(std::span(worths[kKvHeads + h]).subspan(kSinks),
+                           std::span(worths[h]).subspan(kSinks)),
+                1e-4);
+    }
   }
 }
 
