@@ -7,6 +7,7 @@
 #define PITH_ATTENTION_DECODE_INL_H_
 #endif
 
+#include "attention/codes-inl.h"
 #include "attention/prefetch-inl.h"
 #include "attention/prefill-inl.h"
 #include "attention/quantised_keys-inl.h"
@@ -107,26 +108,64 @@ HWY_INLINE void AccumulateValues(const F16* HWY_RESTRICT v, int n, int head_dim,
   }
 }
 
-// Scores of R rows against `count` keys from slot `slot` on.
+// Bytes of a block of keys.
+HWY_INLINE size_t BlockBytes(const RowFormat& keys, int head_dim) {
+  switch (keys.id) {
+    case CodecId::kF16:
+      return F16KeyBytes(head_dim) / 2;
+    case CodecId::kQ8:
+    case CodecId::kQ4:
+      return KeyBlockBytes(keys.id, head_dim);
+    default:
+      return PqBlockBytes(keys);
+  }
+}
+
+// Queries [height][head_dim], as LoadQuery gives them, to what keys are scored with.
+HWY_INLINE void PackTile(const RowFormat& keys, const float* HWY_RESTRICT q, int head_dim,
+                         int height, float* HWY_RESTRICT packed) {
+  switch (keys.id) {
+    case CodecId::kF16:
+      for (int r = 0; r < height; ++r) {
+        for (int d = 0; d < head_dim; ++d) packed[d * height + r] = q[r * head_dim + d];
+      }
+      return;
+    case CodecId::kQ8:
+    case CodecId::kQ4:
+      for (int r = 0; r < height; ++r) {
+        RoundQuery(keys.id, q + r * head_dim, head_dim, height, r,
+                   RoundedQueries::At(keys.id, head_dim, height, packed));
+      }
+      return;
+    default:
+      MakeTables(keys, head_dim, q, height, packed);
+  }
+}
+
+// Scores of R rows, packed as above, against `count` keys from slot `slot` on.
 template <int R>
 HWY_INLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, int slot, int count,
                           float* HWY_RESTRICT q, float* HWY_RESTRICT scores, const Ahead& ahead) {
-  const bool f16 = s.keys.id == CodecId::kF16;
-  const size_t block_bytes =
-      f16 ? F16KeyBytes(s.head_dim) / 2 : KeyBlockBytes(s.keys.id, s.head_dim);
+  const RowFormat& keys = s.keys;
+  const size_t block_bytes = BlockBytes(keys, s.head_dim);
   for (int i = 0; i < count; i += kBlockEntries) {
     const size_t begin = (slot + i) / kBlockEntries * block_bytes;
     const std::byte* block = page + begin;
-    if (f16) {
+    if (keys.id == CodecId::kF16) {
       ScoreBlock<R>(q, reinterpret_cast<const F16*>(block), s.head_dim, scores + i, ahead + begin);
-      continue;
     }
 #if HWY_TARGET != HWY_SCALAR
-    const auto rounded = RoundedQueries::At(s.keys.id, s.head_dim, R, q);
-    if (s.keys.id == CodecId::kQ8) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(block);
+    const auto rounded = RoundedQueries::At(keys.id, s.head_dim, R, q);
+    if (keys.id == CodecId::kQ8) {
       ScoreBlockQ8<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
-    } else {
+    } else if (keys.id == CodecId::kQ4) {
       ScoreBlockQ4<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+    } else if (keys.id == CodecId::kPq8) {
+      ScoreBlockPq8<R>(q, codes, keys.n_subspaces, scores + i, ahead + begin);
+    } else if (keys.id == CodecId::kPq4) {
+      ScoreBlockPq4<R>(ByteTables::At(keys.n_subspaces, R, q), codes, keys.n_subspaces, scores + i,
+                       ahead + begin);
     }
 #endif
   }
@@ -183,31 +222,29 @@ void Decode(const Segment& s) {
   // One lane cannot hold a pair of integers.
   const bool f16 = s.keys.id == CodecId::kF16 && s.values.id == CodecId::kF16;
   if (!f16 && HWY_TARGET == HWY_SCALAR) return Prefill(s);
+  // Tiles of nearly equal height; the heights are at most kDecodeRows.
   const int n_rows = s.n_tokens * s.group;
-  float* q = s.scratch;
-  float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
+  const int n_tiles = (n_rows + kDecodeRows - 1) / kDecodeRows;
+  const int tallest = (n_rows + n_tiles - 1) / n_tiles;
+  const auto tile_begin = [&](int tile) { return n_rows * tile / n_tiles; };
+  const size_t table_floats = TableFloats(s.keys, tallest);
+  if (table_floats * n_tiles > kTableFloats) return Prefill(s);
+
+  float* packed = s.scratch;  // tile after tile
+  const size_t tile_floats = std::max(table_floats, size_t{1} * tallest * s.head_dim);
+  float* scores = packed + kTableFloats + size_t{1} * PaddedRows(n_rows) * s.head_dim;
   float* factors = scores + kDecodeRows * kStepEntries;
   ClearRows(s);
-
-  // Tiles of equal height; the heights are at most kDecodeRows.
-  const int n_tiles = (n_rows + kDecodeRows - 1) / kDecodeRows;
-  const auto tile_begin = [&](int tile) { return n_rows * tile / n_tiles; };
   for (int tile = 0; tile < n_tiles; ++tile) {
     const int begin = tile_begin(tile);
     const int height = tile_begin(tile + 1) - begin;
-    float* tile_q = q + size_t{1} * begin * s.head_dim;
-    float one[kMaxHeadDim];
+    float q[kDecodeRows * kMaxHeadDim];
     for (int r = 0; r < height; ++r) {
       const int row = begin + r;
       LoadQuery(s.q + row / s.group * s.q_stride + row % s.group * s.head_dim, s.head_dim, s.scale,
-                s.keys.id, one);
-      if (s.keys.id == CodecId::kF16) {
-        for (int d = 0; d < s.head_dim; ++d) tile_q[d * height + r] = one[d];
-      } else {
-        RoundQuery(s.keys.id, one, s.head_dim, height, r,
-                   RoundedQueries::At(s.keys.id, s.head_dim, height, tile_q));
-      }
+                s.keys, q + r * s.head_dim);
     }
+    PackTile(s.keys, q, s.head_dim, height, packed + tile * tile_floats);
   }
 
   for (int64_t step = s.begin; step < s.end;) {
@@ -217,7 +254,7 @@ void Decode(const Segment& s) {
       const int row = tile_begin(tile);
       if (VisibleInStep(s, tile_begin(tile + 1) - 1, step, count) == 0) continue;
       DecodeTile<kDecodeRows>(s, tile_begin(tile + 1) - row, row, step, count,
-                              q + size_t{1} * row * s.head_dim, scores, factors);
+                              packed + tile * tile_floats, scores, factors);
     }
     step = next;
   }

@@ -87,9 +87,13 @@ struct Kernels {
   void (*exp2)(const float* x, size_t n, float* y);
 };
 
+// Room for the tables of codes of few queries; what needs more is converted for few queries too.
+inline constexpr size_t kTableFloats = size_t{64} << 10;
+
 // Floats of scratch that either kernel needs.
 constexpr size_t ScratchFloats(int head_dim, int n_rows) {
-  return size_t{1} * PaddedRows(n_rows) * (head_dim + kStepEntries + 16) +  // q, scores, factors
+  return kTableFloats +
+         size_t{1} * PaddedRows(n_rows) * (head_dim + kStepEntries + 16) +  // q, scores, factors
          size_t{kStepEntries} * (head_dim + PaddedDim(head_dim)) + 64;      // a page in f32
 }
 

@@ -93,7 +93,7 @@ void Judge(const JudgeSegment& s) {
   float* normalisers = sum + n_rows;
   for (int head = 0; head < s.group; ++head) {
     PackQueries<kTileRows>(s.q + size_t{1} * head * s.head_dim, s.q_stride, s.n_tokens, 1,
-                           s.head_dim, s.scale, CodecId::kF16,
+                           s.head_dim, s.scale, RowFormat{},
                            q + size_t{1} * head * head_rows * s.head_dim);
   }
   std::fill_n(max, n_rows, SoftmaxState<float>::Empty());

@@ -8,6 +8,7 @@
 #define PITH_ATTENTION_PREFILL_INL_H_
 #endif
 
+#include "attention/codes-inl.h"
 #include "attention/quantised_keys-inl.h"
 #include "attention/quantised_values-inl.h"
 #include "attention/simd-inl.h"
@@ -78,6 +79,9 @@ HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, i
   const size_t first = size_t{1} * slot * s.head_dim;
   if (s.keys.id == CodecId::kF16) {
     ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
+  } else if (s.keys.codebook != nullptr) {
+    ConvertCodes(s.keys, page + slot / kBlockEntries * PqBlockBytes(s.keys), count, s.head_dim,
+                 kPanel, keys);
   } else {
     const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, s.head_dim);
     ConvertQuantisedKeys(s.keys.id, page + begin, count, s.head_dim, kPanel, keys);
@@ -100,7 +104,7 @@ void Prefill(const Segment& s) {
   float* q = values + size_t{kStepEntries} * stride;
   float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
   float* factors = scores + size_t{1} * PaddedRows(n_rows) * kStepEntries;
-  PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, s.keys.id, q);
+  PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, s.keys, q);
   ClearRows(s);
 
   for (int64_t step = s.begin; step < s.end;) {

@@ -10,6 +10,7 @@
 #include "attention/attention.h"
 #include "attention/max_probability.h"
 #include "cache/hadamard.h"
+#include "cache/pq_layout.h"
 #include "cache/quantised_layout.h"
 
 namespace pith {
@@ -56,6 +57,18 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
           HalfToDouble(which == PagePart::kKeys
                            ? rows[(block * head_dim + d) * kBlockEntries + slot % kBlockEntries]
                            : rows[slot * head_dim + d]);
+    }
+    return;
+  }
+  if (format.codebook != nullptr) {
+    const float* centroids = format.codebook + head_dim * head_dim;
+    std::fill_n(row, head_dim, 0.0);
+    for (int i = 0; i < head_dim; ++i) {
+      const PqPlace place = PqCode(format, slot, i / (head_dim / format.n_subspaces));
+      const auto byte = static_cast<uint8_t>(part[place.byte]);
+      const int code = format.id == CodecId::kPq8 ? byte : byte >> place.shift & 0xf;
+      const double y = centroids[i * PqCentroids(format.id) + code];
+      for (int d = 0; d < head_dim; ++d) row[d] += y * format.codebook[i * head_dim + d];
     }
     return;
   }

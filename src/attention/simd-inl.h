@@ -74,11 +74,24 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
-// A query as the keys lie: scaled, and rotated for q4. [head_dim]
-HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale, CodecId keys,
-                          float* HWY_RESTRICT q) {
+// A query as the keys lie: scaled, rotated for q4, and for codes its products with the rows of the
+// codebook's map. [head_dim]
+HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale,
+                          const RowFormat& keys, float* HWY_RESTRICT q) {
   for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
-  if (keys == CodecId::kQ4) Hadamard(q, head_dim);
+  if (keys.id == CodecId::kQ4) Hadamard(q, head_dim);
+  if (keys.codebook == nullptr) return;
+  const EightTag d8;
+  float plain[kMaxHeadDim];
+  std::copy_n(q, head_dim, plain);
+  for (int i = 0; i < head_dim; ++i) {
+    auto sum = hn::Zero(d8);
+    for (int d = 0; d < head_dim; d += static_cast<int>(hn::MaxLanes(d8))) {
+      sum = hn::MulAdd(hn::LoadU(d8, plain + d), hn::LoadU(d8, keys.codebook + i * head_dim + d),
+                       sum);
+    }
+    q[i] = hn::GetLane(hn::SumOfLanes(d8, sum));
+  }
 }
 
 // Queries [n_tokens][group][head_dim], tokens q_stride apart, loaded and interleaved by tiles of
@@ -86,7 +99,8 @@ HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float sc
 // neighbours. Rows past the last are zeros.
 template <int kTile>
 HWY_INLINE void PackQueries(const float* HWY_RESTRICT q, int64_t q_stride, int n_tokens, int group,
-                            int head_dim, float scale, CodecId keys, float* HWY_RESTRICT packed) {
+                            int head_dim, float scale, const RowFormat& keys,
+                            float* HWY_RESTRICT packed) {
   const int n_rows = n_tokens * group;
   for (int row = 0; row < (n_rows + kTile - 1) / kTile * kTile; ++row) {
     float one[kMaxHeadDim] = {};

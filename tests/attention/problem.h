@@ -36,6 +36,7 @@ inline constexpr int kEvery = 1;
 struct CodecNames {
   std::string keys = "f16";
   std::string values = "f16";
+  std::shared_ptr<const Codec> codes = nullptr;  // of the keys, where they have codebooks
 };
 
 // One KV head's entries in pages that are aligned, scattered and full of NaN where nobody wrote.
@@ -43,7 +44,7 @@ class TestHead {
  public:
   TestHead(int head_dim, int64_t n_entries, const CodecNames& codecs = {})
       : head_dim_(head_dim),
-        key_codec_(MakeKeyCodec(codecs.keys, head_dim)),
+        key_codec_(codecs.codes != nullptr ? codecs.codes : MakeKeyCodec(codecs.keys, head_dim)),
         value_codec_(MakeValueCodec(codecs.values, head_dim)) {
     tier_ = {.n_entries = n_entries,
              .key_bytes = key_codec_->PageBytes(),
@@ -91,7 +92,7 @@ class TestHead {
 
  private:
   int head_dim_;
-  std::unique_ptr<Codec> key_codec_;
+  std::shared_ptr<const Codec> key_codec_;
   std::unique_ptr<Codec> value_codec_;
   std::vector<std::byte*> pages_;
   TierView tier_;
