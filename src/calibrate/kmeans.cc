@@ -20,7 +20,12 @@ std::vector<float> Seeds(MatrixView<const float> rows, std::span<const float> we
   std::mt19937_64 random(seed);
   const size_t n = std::min(rows.rows, kSeedRows * n_centroids);
   const auto index = [&](size_t i) { return i * rows.rows / n; };
+  std::vector<float> columns(n * rows.cols);  // dimension by dimension, for whole vectors of rows
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t d = 0; d < rows.cols; ++d) columns[d * n + i] = rows.row(index(i))[d];
+  }
   std::vector<float> distances(n, std::numeric_limits<float>::max());
+  std::vector<float> from_new(n);
   std::vector<double> up_to(n);
   std::vector<float> seeds;
   for (size_t c = 0; c < n_centroids; ++c) {
@@ -36,12 +41,12 @@ std::vector<float> Seeds(MatrixView<const float> rows, std::span<const float> we
         n - 1);
     const float* row = rows.row(index(chosen));
     seeds.insert(seeds.end(), row, row + rows.cols);
-    for (size_t i = 0; i < n; ++i) {
-      const float* other = rows.row(index(i));
-      float distance = 0;
-      for (size_t d = 0; d < rows.cols; ++d) distance += (other[d] - row[d]) * (other[d] - row[d]);
-      distances[i] = std::min(distances[i], distance);
+    std::fill(from_new.begin(), from_new.end(), 0.0f);
+    for (size_t d = 0; d < rows.cols; ++d) {
+      const float* column = columns.data() + d * n;
+      for (size_t i = 0; i < n; ++i) from_new[i] += (column[i] - row[d]) * (column[i] - row[d]);
     }
+    for (size_t i = 0; i < n; ++i) distances[i] = std::min(distances[i], from_new[i]);
   }
   return seeds;
 }
