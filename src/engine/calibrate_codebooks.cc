@@ -59,7 +59,6 @@ class KeyGatherer {
         n_queries_(options.n_queries),
         random_(options.seed),
         rope_(*model.impl().rope),
-        at_first_(rope_.At(0)),
         heads_(size_t{1} * info_.n_layers * info_.n_kv_heads) {
     for (HeadKeys& head : heads_) head.queries = Square::Zero(info_.head_dim, info_.head_dim);
   }
@@ -69,9 +68,9 @@ class KeyGatherer {
     const auto length = static_cast<int32_t>(sequence.size());
     ChooseQueries(length);
     turns_.clear();
-    const auto n_shifts = static_cast<uint64_t>(info_.n_ctx_train - length + 1);
     for (int32_t i = 0; i < length; ++i) {
-      turns_.push_back(rope_.At(static_cast<int64_t>(random_() % n_shifts)));
+      const uint64_t drawn = random_() % static_cast<uint64_t>(info_.n_ctx_train);
+      turns_.push_back({rope_.At(i), rope_.At(static_cast<int64_t>(drawn))});
     }
     Session session(model_, {}, {.n_threads = n_threads_});
     session.impl().SetQueryTap([this](int layer, int32_t first, int n, const float* q) {
@@ -124,6 +123,11 @@ class KeyGatherer {
     Square queries;                 // second moment
   };
 
+  struct Turn {
+    Rotation from;
+    Rotation to;
+  };
+
   // One from each of equal stretches of the positions that see an entry which has left the window.
   void ChooseQueries(int32_t length) {
     const int32_t first = std::min(plan_.sinks + plan_.window, length - 1);
@@ -139,10 +143,11 @@ class KeyGatherer {
   }
 
   // Keys after RoPE depend on where they stand, and codebooks must serve the whole context: a row
-  // [head_dim] of token `i` is turned on by as much as was drawn for it. Half-split in the end.
+  // [head_dim] of token `i` is turned to the position drawn for it. Half-split in the end.
   void Spread(int32_t i, float* row) const {
-    at_first_.TurnBack(row);
-    turns_[static_cast<size_t>(i)].Turn(row);
+    const Turn& turn = turns_[static_cast<size_t>(i)];
+    turn.from.TurnBack(row);
+    turn.to.Turn(row);
     if (!info_.rope_interleaved) return;
     const std::vector<float> interleaved(row, row + info_.head_dim);
     for (int d = 0; d < info_.head_dim; ++d) {
@@ -213,9 +218,8 @@ class KeyGatherer {
   int n_queries_;
   std::mt19937_64 random_;
   const Rope& rope_;
-  const Rotation at_first_;
   std::vector<HeadKeys> heads_;  // [n_layers * n_kv_heads]
-  std::vector<Rotation> turns_;  // of each token of the sequence
+  std::vector<Turn> turns_;      // of each token of the sequence
   std::vector<int32_t> chosen_;  // positions, ascending
   std::vector<float> queries_;   // [n_layers, chosen, n_heads, head_dim]
 };
