@@ -48,6 +48,8 @@ struct Plan {
   // at the end of a Read. Memory stays within the budget and two such chunks. Also done, unasked,
   // where kv_limit is too small for the whole.
   bool chunkwise = false;
+  // How keys and values are stored once they have left the window, in all layers; sinks, window and
+  // what is pinned stay f16. "f16", "q8", "q4".
   std::string key_codec = "f16";
   std::string value_codec = "f16";
   int window = 128;       // the most recent entries, never evicted
@@ -57,6 +59,8 @@ struct Plan {
   uint64_t kv_limit = 0;  // bytes the cache may allocate, 0: no limit
   // For "qfilter", "kvzap", "kvzap+" and "expected_calibrated".
   std::shared_ptr<const Calibration> calibration;
+
+  bool has_codes() const { return key_codec != "f16" || value_codec != "f16"; }
 };
 
 // What is known of the worths that the plan's scorer gives: evenly spaced quantiles over other

@@ -42,6 +42,14 @@ struct HeadStats {
   int64_t entries = 0;
 };
 
+// Entries that are stored alike.
+struct TierStats {
+  std::string key_codec;
+  std::string value_codec;
+  int64_t entries = 0;
+  uint64_t page_bytes = 0;  // of their pages
+};
+
 struct CacheStats {
   int64_t tokens = 0;            // read so far
   int64_t entries = 0;           // kept, over all layers and KV heads
@@ -51,6 +59,7 @@ struct CacheStats {
   uint64_t kv_bytes_shared = 0;  // of kv_bytes: pages mapped from a snapshot or shared with forks
   uint64_t kv_bytes_full = 0;    // f16 K and V of every token read, nothing else
   std::vector<HeadStats> heads;
+  std::vector<TierStats> tiers;  // the exact one first; another where the plan has other codecs
 };
 
 // Where the seconds went, summed over calls.
@@ -84,8 +93,8 @@ class Session {
 
   // A session that goes on from here on its own. What was read is shared, not copied; only what one
   // of them changes later becomes its own. Forks may run in different threads. With a plan: another
-  // keep, budget or window, or a scorer of SessionOptions::also_judge, applied at once. Throws
-  // Error(kInvalidArgument) for a plan that differs in more.
+  // keep, budget or window, a scorer of SessionOptions::also_judge, or codecs where the session has
+  // f16, applied at once. Throws Error(kInvalidArgument) for a plan that differs in more.
   Session Fork();
   Session Fork(const Plan& plan);
 

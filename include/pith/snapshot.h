@@ -30,6 +30,7 @@ struct SnapshotInfo {
   int head_dim = 0;
   std::vector<Token> tokens;
   std::vector<HeadStats> heads;  // [n_layers * n_kv_heads]
+  std::vector<TierStats> tiers;  // as CacheStats::tiers
   std::map<std::string, std::string> notes;
   uint64_t file_bytes = 0;
   std::vector<SnapshotSection> sections;

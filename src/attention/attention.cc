@@ -53,7 +53,7 @@ struct AttentionPlan::Impl {
   bool decode = true;
   const Kernels* kernels = nullptr;
 
-  size_t thread_floats = 0;     // scratch and a state
+  size_t thread_floats = 0;     // scratch and two states
   AlignedFloats thread_memory;  // [max_threads, thread_floats]
   size_t state_floats = 0;
   AlignedFloats partial_memory;  // [parts, 2, state_floats]
@@ -68,8 +68,14 @@ struct AttentionPlan::Impl {
   StateRows PartialState(int part, const BlockRange& range) const;
   void RunPart(const float* q, std::span<const HeadView> heads, float* out, int thread,
                const Schedule& schedule, std::span<const Cut> part_cuts, int part);
+  // The queries of a task against a range of its blocks, which begin in tier 0. Uses scratch and
+  // the second state of the thread.
+  void RunBlocks(const float* q, const HeadView& head, const Task& task, const BlockRange& range,
+                 float* scratch, const StateRows& state) const;
   StateRows MergePartials(int task, int64_t n_blocks, int task_rows,
                           std::span<const Cut> part_cuts) const;
+  // `into` becomes the states of the entries of both.
+  void MergeRows(const StateRows& into, const StateRows& from, int task_rows) const;
   // Where the first query of a task is, in q and out, in rows of head_dim.
   int64_t FirstRow(const Task& task) const;
   void WriteOutput(const Task& task, const StateRows& state, float* out) const;
@@ -117,7 +123,7 @@ void AttentionPlan::Prepare(int n_tokens, int n_sequences) {
 
   const int head_dim = p.shape.head_dim;
   p.state_floats = StateFloats(head_dim, p.n_rows);
-  p.thread_floats = WholeLines(ScratchFloats(head_dim, p.n_rows)) + p.state_floats;
+  p.thread_floats = WholeLines(ScratchFloats(head_dim, p.n_rows)) + 2 * p.state_floats;
   p.thread_memory = AllocateFloats(p.max_threads * p.thread_floats);
   p.partial_memory = AllocateFloats(2 * p.state_floats * p.max_parts());
   p.cuts.assign(size_t{1} * p.max_threads * (p.max_parts() + 1), Cut{});
@@ -131,7 +137,7 @@ void AttentionPlan::Prepare(int n_tokens, int n_sequences) {
 void AttentionPlan::Run(const float* q, std::span<const HeadView> heads, float* out, int thread,
                         int n_threads) {
   Impl& p = *impl_;
-  const Schedule schedule(heads, p.n_tokens, p.query_block);
+  const Schedule schedule(heads, p.n_tokens, p.query_block, p.decode);
   const int n_parts = n_threads * p.parts_per_thread;
   const std::span<Cut> cuts(p.cuts.data() + size_t{1} * thread * (p.max_parts() + 1), n_parts + 1);
   schedule.MakeCuts(cuts);
@@ -160,50 +166,69 @@ void AttentionPlan::Impl::RunPart(const float* q, std::span<const HeadView> head
   float* own_state = scratch + WholeLines(ScratchFloats(shape.head_dim, n_rows));
   const Cut& begin = part_cuts[part];
   const Cut& end = part_cuts[part + 1];
-  const int64_t q_stride = int64_t{shape.n_heads} * shape.head_dim;
 
   for (int index = begin.task; index <= std::min(end.task, schedule.n_tasks() - 1); ++index) {
     const Task task = schedule.task(index);
-    const BlockRange range = PartOfTask(begin, end, index, task.n_blocks);
+    const int64_t n_blocks = task.all_blocks();
+    const BlockRange range = PartOfTask(begin, end, index, n_blocks);
     if (range.begin >= range.end) continue;
-    const bool whole = range.begin == 0 && range.end == task.n_blocks;
+    const bool whole = range.begin == 0 && range.end == n_blocks;
     StateRows state =
         whole ? StateAt(own_state, shape.head_dim, n_rows) : PartialState(part, range);
-    const HeadView& head = heads[task.head];
-    const TierView& tier = head.tiers[0];
-    const bool causal = head.n_chunk > 0;
+    RunBlocks(q, heads[task.head], task, range, scratch, state);
+
+    if (!whole) {
+      int n_pieces = 0;
+      for (size_t i = 0; i + 1 < part_cuts.size(); ++i) {
+        const BlockRange piece = PartOfTask(part_cuts[i], part_cuts[i + 1], index, n_blocks);
+        n_pieces += piece.begin < piece.end ? 1 : 0;
+      }
+      if (finished[index].fetch_add(1, std::memory_order_acq_rel) + 1 < n_pieces) continue;
+      finished[index].store(0, std::memory_order_relaxed);
+      state = MergePartials(index, n_blocks, task.n_tokens * group, part_cuts);
+    }
+    WriteOutput(task, state, out);
+  }
+}
+
+// Of tier 0 only the last entries are hidden from some queries: everything in the others was there
+// before the chunk.
+void AttentionPlan::Impl::RunBlocks(const float* q, const HeadView& head, const Task& task,
+                                    const BlockRange& range, float* scratch,
+                                    const StateRows& state) const {
+  const StateRows tier_state =
+      StateAt(scratch + WholeLines(ScratchFloats(shape.head_dim, n_rows)) + state_floats,
+              shape.head_dim, n_rows);
+  bool any = false;
+  int64_t first_block = 0;  // of the tier
+  for (int t = 0; t < head.n_tiers; first_block += task.n_blocks[t], ++t) {
+    const int64_t begin = std::max<int64_t>(range.begin - first_block, 0);
+    const int64_t end = std::min(range.end - first_block, task.n_blocks[t]);
+    if (begin >= end) continue;
+    const TierView& tier = head.tiers[t];
+    const bool causal = t == 0 && head.n_chunk > 0;
     const Segment segment = {
         .pages = tier.pages,
         .key_bytes = tier.key_bytes,
         .page_bytes = tier.page_bytes,
         .keys = tier.keys,
         .values = tier.values,
-        .begin = range.begin * kBlockEntries,
-        .end = std::min(range.end * kBlockEntries, task.n_entries),
+        .begin = begin * kBlockEntries,
+        .end = std::min(end * kBlockEntries, task.n_entries[t]),
         .head_dim = shape.head_dim,
         .group = group,
         .n_tokens = task.n_tokens,
         .q = q + FirstRow(task) * shape.head_dim,
-        .q_stride = q_stride,
+        .q_stride = int64_t{shape.n_heads} * shape.head_dim,
         .scale = shape.scale * 1.44269504f,  // log2(e)
-        .first_visible = causal ? task.n_entries - task.n_tokens + 1 : task.n_entries,
+        .first_visible = causal ? task.n_entries[t] - task.n_tokens + 1 : task.n_entries[t],
         .visible_step = causal ? 1 : 0,
         .scratch = scratch,
-        .state = state,
+        .state = any ? tier_state : state,
     };
     (decode ? kernels->decode : kernels->prefill)(segment);
-
-    if (!whole) {
-      int n_pieces = 0;
-      for (size_t i = 0; i + 1 < part_cuts.size(); ++i) {
-        const BlockRange piece = PartOfTask(part_cuts[i], part_cuts[i + 1], index, task.n_blocks);
-        n_pieces += piece.begin < piece.end ? 1 : 0;
-      }
-      if (finished[index].fetch_add(1, std::memory_order_acq_rel) + 1 < n_pieces) continue;
-      finished[index].store(0, std::memory_order_relaxed);
-      state = MergePartials(index, task.n_blocks, task.n_tokens * group, part_cuts);
-    }
-    WriteOutput(task, state, out);
+    if (any) MergeRows(state, tier_state, task.n_tokens * group);
+    any = true;
   }
 }
 
@@ -217,16 +242,21 @@ StateRows AttentionPlan::Impl::MergePartials(int task, int64_t n_blocks, int tas
     const StateRows state = PartialState(part, range);
     if (merged.vectors == nullptr) {
       merged = state;
-      continue;
-    }
-    for (int row = 0; row < task_rows; ++row) {
-      SoftmaxState<float> both = RowOf(merged, shape.head_dim, row);
-      MergeState(both, RowOf(state, shape.head_dim, row), shape.head_dim);
-      merged.max[row] = both.max;
-      merged.sum[row] = both.sum;
+    } else {
+      MergeRows(merged, state, task_rows);
     }
   }
   return merged;
+}
+
+void AttentionPlan::Impl::MergeRows(const StateRows& into, const StateRows& from,
+                                    int task_rows) const {
+  for (int row = 0; row < task_rows; ++row) {
+    SoftmaxState<float> both = RowOf(into, shape.head_dim, row);
+    MergeState(both, RowOf(from, shape.head_dim, row), shape.head_dim);
+    into.max[row] = both.max;
+    into.sum[row] = both.sum;
+  }
 }
 
 int64_t AttentionPlan::Impl::FirstRow(const Task& task) const {

@@ -80,13 +80,20 @@ class ThresholdBudget : public Budget {
 // Throws Error(kInvalidArgument) for an unknown name.
 std::unique_ptr<Budget> MakeBudget(const Plan& plan, bool comparable);
 
+// Bytes of 64 more entries of a head: of exact ones, and of those that have left the window, where
+// these are stored in pages of their own.
+struct PageCosts {
+  size_t exact = 0;
+  size_t coded = 0;  // 0: all are exact
+};
+
 // Entries that one compressed head may keep after `n_read` tokens, sinks and window included, on
 // average over the heads that share; a fraction never gives fewer than those. `whole_heads` are not
 // compressed and count against a budget in bytes. `ragged`: bytes also pay for a last page of each
 // head that holds one entry, the worst that Budget::ragged() can do. The largest int64_t where
 // there is no limit. Throws Error(kInvalidArgument) when bytes do not suffice for sinks and window.
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
-                       int64_t whole_heads, size_t bytes_per_page, bool ragged);
+                       int64_t whole_heads, const PageCosts& costs, bool ragged);
 
 // Throws Error(kInvalidArgument) for a plan that makes no sense on any model.
 void CheckPlan(const Plan& plan);

@@ -53,7 +53,7 @@ void CheckPlan(const Plan& plan) {
 }
 
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
-                       int64_t whole_heads, size_t bytes_per_page, bool ragged) {
+                       int64_t whole_heads, const PageCosts& costs, bool ragged) {
   const int64_t protected_entries = int64_t{plan.sinks} + plan.window;
   if (compressed_heads == 0) return std::numeric_limits<int64_t>::max();
   switch (plan.keep.kind) {
@@ -69,21 +69,28 @@ int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_head
     case Keep::Kind::kBytes:
       break;
   }
-  const int64_t whole_pages = whole_heads * ((n_read + kPageEntries - 1) / kPageEntries);
-  const int64_t pages = static_cast<int64_t>(plan.keep.bytes / bytes_per_page) - whole_pages;
-  const int64_t even = std::max<int64_t>(0, pages) / compressed_heads * kPageEntries;
-  if (even < std::min(protected_entries, n_read)) {
-    const int64_t least_pages =
-        whole_pages + compressed_heads * ((protected_entries + kPageEntries - 1) / kPageEntries);
+  const auto pages_for = [](int64_t n) { return (n + kPageEntries - 1) / kPageEntries; };
+  // Sinks and window of every head are paid for first where they have pages of their own.
+  const int64_t apart = costs.coded > 0 ? std::min(protected_entries, n_read) : 0;
+  const auto exact_bytes =
+      (compressed_heads + whole_heads) * pages_for(apart) * static_cast<int64_t>(costs.exact);
+  const auto page_bytes = static_cast<int64_t>(costs.coded > 0 ? costs.coded : costs.exact);
+  const int64_t whole_pages = whole_heads * pages_for(n_read - apart);
+  const auto bytes = static_cast<int64_t>(plan.keep.bytes);
+  const int64_t pages = (bytes - exact_bytes) / page_bytes - whole_pages;
+  const int64_t even = apart + std::max<int64_t>(0, pages) / compressed_heads * kPageEntries;
+  if (bytes < exact_bytes || pages < 0 || even < std::min(protected_entries, n_read)) {
     Fail(
         ErrorCode::kInvalidArgument,
         "{} bytes of KV cache are too few for sinks + window in every head; that takes at least {}",
-        plan.keep.bytes, least_pages * static_cast<int64_t>(bytes_per_page));
+        plan.keep.bytes,
+        exact_bytes +
+            (whole_pages + compressed_heads * pages_for(protected_entries - apart)) * page_bytes);
   }
   if (!ragged) return std::max(even, protected_entries);
   // n entries in H heads take at most (n + 63 H) / 64 pages.
   const int64_t sure = (pages + 1) * kPageEntries - 1 - compressed_heads * (kPageEntries - 1);
-  return std::max(sure / compressed_heads, protected_entries);
+  return std::max(apart + sure / compressed_heads, protected_entries);
 }
 
 }  // namespace pith

@@ -1,7 +1,6 @@
 #include "cache/cache.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -21,27 +20,23 @@ uint64_t CapacityBytes(const std::vector<T>& v) {
 
 }  // namespace
 
-Cache::Cache(const CacheShape& shape, std::shared_ptr<const Codec> key_codec,
-             std::shared_ptr<const Codec> value_codec, uint64_t limit_bytes)
+Cache::Cache(const CacheShape& shape, std::vector<TierCodecs> tiers, uint64_t limit_bytes)
     : shape_(shape),
-      key_codec_(std::move(key_codec)),
-      value_codec_(std::move(value_codec)),
-      key_bytes_(key_codec_->PageBytes()),
-      page_bytes_(key_bytes_ + value_codec_->PageBytes()),
       limit_bytes_(limit_bytes),
-      pool_(page_bytes_),
       heads_(size_t{1} * shape.n_layers * shape.n_kv_heads),
       views_(heads_.size()),
-      replaced_(heads_.size()) {}
-
-Cache::Cache(const CacheShape& shape, std::unique_ptr<Codec> key_codec,
-             std::unique_ptr<Codec> value_codec, uint64_t limit_bytes)
-    : Cache(shape, std::shared_ptr<const Codec>(std::move(key_codec)),
-            std::shared_ptr<const Codec>(std::move(value_codec)), limit_bytes) {}
+      replaced_(heads_.size()) {
+  for (TierCodecs& codecs : tiers) {
+    const size_t key_bytes = codecs.keys->PageBytes(), page_bytes = codecs.page_bytes();
+    tiers_.push_back({std::move(codecs), key_bytes, page_bytes, PagePool(page_bytes)});
+  }
+}
 
 Cache::~Cache() {
   for (const HeadStore& head : heads_) {
-    for (size_t i = 0; i < head.pages.size(); ++i) DropShared({head.pages[i], head.owners[i]});
+    for (const PageList& list : head.tiers) {
+      for (size_t i = 0; i < list.pages.size(); ++i) DropShared({list.pages[i], list.owners[i]});
+    }
   }
   for (const SharedPage& replaced : replaced_) DropShared(replaced);
 }
@@ -54,44 +49,70 @@ Cache& Cache::operator=(Cache&& other) noexcept {
   return *this;
 }
 
-size_t Cache::bytes_per_page() const { return pool_.page_bytes() + kPageEntries * kMetadataBytes; }
+size_t Cache::bytes_per_page(int tier) const {
+  return tiers_[tier].pool.page_bytes() + kPageEntries * kMetadataBytes;
+}
+
+std::vector<TierCodecs> Cache::codecs() const {
+  std::vector<TierCodecs> codecs;
+  for (const Tier& tier : tiers_) codecs.push_back(tier.codecs);
+  return codecs;
+}
 
 uint64_t Cache::allocated_bytes() const {
-  return pool_.allocated_bytes() + shared_bytes_ + metadata_bytes_;
+  uint64_t bytes = shared_bytes_ + metadata_bytes_;
+  for (const Tier& tier : tiers_) bytes += tier.pool.allocated_bytes();
+  return bytes;
 }
 
 uint64_t Cache::shared_bytes() const { return shared_bytes_; }
 
 int64_t Cache::total_entries() const {
   int64_t total = 0;
-  for (const HeadStore& head : heads_) total += head.count;
+  for (const HeadStore& head : heads_) total += head.count();
   return total;
 }
 
-void Cache::BeginChunk(int n_tokens, int32_t first_position) {
+void Cache::CheckLimit(int n_tokens) {
+  if (limit_bytes_ == 0) return;
   uint64_t new_pages = 0, copies = 0;
+  int64_t most_exact = 0;
   for (const HeadStore& head : heads_) {
-    new_pages += PagesFor(head.count + n_tokens) - head.pages.size();
-    if (AppendsToShared(head)) ++copies;
+    const PageList& list = head.tiers[0];
+    new_pages += PagesFor(list.count + n_tokens) - list.pages.size();
+    if (AppendsToShared(list)) ++copies;
+    most_exact = std::max(most_exact, list.count + n_tokens);
   }
-  if (limit_bytes_ > 0 && new_pages + copies > 0) {
-    // Pages that are free but still held cost nothing to use again; give them back only if needed.
-    const uint64_t more = shared_bytes_ + metadata_bytes_ + new_pages * bytes_per_page() +
-                          copies * pool_.page_bytes();
-    if (pool_.used_bytes() + more > limit_bytes_) {
-      Fail(ErrorCode::kMemoryLimit,
-           "reading {} more tokens would take the KV cache to {} bytes, over its limit of {}; "
-           "keep less or raise --kv-limit",
-           n_tokens, pool_.used_bytes() + more, limit_bytes_);
-    }
-    if (pool_.allocated_bytes() + more > limit_bytes_) pool_.Trim();
+  if (new_pages + copies == 0) return;
+  uint64_t more = new_pages * bytes_per_page() + copies * tiers_[0].pool.page_bytes();
+  // Moving down frees no fewer bytes than it takes, but for a last page in every head and, head by
+  // head, that its codes are there before its exact entries go.
+  uint64_t widest = 0;
+  for (size_t t = 1; t < tiers_.size(); ++t) {
+    widest = std::max<uint64_t>(widest, tiers_[t].pool.page_bytes());
   }
+  more += widest * (heads_.size() + PagesFor(most_exact));
+  uint64_t used = shared_bytes_ + metadata_bytes_;
+  for (const Tier& tier : tiers_) used += tier.pool.used_bytes();
+  // Pages that are free but still held cost nothing to use again; give them back only if needed.
+  if (used + more <= limit_bytes_ && allocated_bytes() + more > limit_bytes_) TrimPools();
+  if (used + more > limit_bytes_ || allocated_bytes() + more > limit_bytes_) {
+    Fail(ErrorCode::kMemoryLimit,
+         "reading {} more tokens would take the KV cache to {} bytes, over its limit of {}; "
+         "keep less or raise --kv-limit",
+         n_tokens, used + more, limit_bytes_);
+  }
+}
+
+void Cache::BeginChunk(int n_tokens, int32_t first_position) {
+  CheckLimit(n_tokens);
   size_t grown = 0;
   try {
     for (; grown < heads_.size(); ++grown) {
-      HeadStore& head = heads_[grown];
-      if (AppendsToShared(head)) replaced_[grown] = Unshare(head, head.pages.size() - 1);
-      Resize(head, head.count + n_tokens);
+      PageList& list = heads_[grown].tiers[0];
+      if (AppendsToShared(list)) replaced_[grown] = Unshare(0, list, list.pages.size() - 1);
+      GrowMetadata(heads_[grown], heads_[grown].count() + n_tokens);
+      GrowPages(0, list, list.count + n_tokens);
     }
   } catch (...) {
     UndoChunk(grown + 1);
@@ -99,7 +120,8 @@ void Cache::BeginChunk(int n_tokens, int32_t first_position) {
   }
   for (size_t i = 0; i < heads_.size(); ++i) {
     HeadStore& head = heads_[i];
-    for (int t = 0; t < n_tokens; ++t) head.positions[head.count + t] = first_position + t;
+    const int64_t count = head.count();
+    for (int t = 0; t < n_tokens; ++t) head.positions[count + t] = first_position + t;
     views_[i] = View(static_cast<int>(i));
     views_[i].tiers[0].n_entries += n_tokens;
     views_[i].n_chunk = n_tokens;
@@ -113,18 +135,24 @@ void Cache::Write(int layer, int kv_head, int first, MatrixView<const float> key
                   MatrixView<const float> values, std::span<const float> worth) {
   const int index = HeadIndex(layer, kv_head);
   HeadStore& head = heads_[index];
-  const int64_t begin = head.count + first;
+  const int64_t begin = head.tiers[0].count + first;
   for (size_t done = 0; done < keys.rows;) {
-    const int64_t entry = begin + static_cast<int64_t>(done);
-    const int slot = static_cast<int>(entry % kPageEntries);
-    const size_t n = std::min<size_t>(kPageEntries - slot, keys.rows - done);
-    std::byte* page = head.pages[entry / kPageEntries];
-    key_codec_->Encode(index, {keys.row(done), n, keys.cols, keys.stride}, slot, page);
-    value_codec_->Encode(index, {values.row(done), n, values.cols, values.stride}, slot,
-                         ValuePart(page));
+    const int64_t slot = begin + static_cast<int64_t>(done);
+    const size_t n = std::min<size_t>(kPageEntries - slot % kPageEntries, keys.rows - done);
+    Store(index, 0, slot, {keys.row(done), n, keys.cols, keys.stride},
+          {values.row(done), n, values.cols, values.stride});
     done += n;
   }
-  std::copy(worth.begin(), worth.end(), head.worth.begin() + begin);
+  std::copy(worth.begin(), worth.end(), head.worth.begin() + head.count() + first);
+}
+
+void Cache::Store(int head, int tier, int64_t slot, MatrixView<const float> keys,
+                  MatrixView<const float> values) {
+  const Tier& t = tiers_[tier];
+  std::byte* page = heads_[head].tiers[tier].pages[slot / kPageEntries];
+  const int first = static_cast<int>(slot % kPageEntries);
+  t.codecs.keys->Encode(head, keys, first, page);
+  t.codecs.values->Encode(head, values, first, page + t.key_bytes);
 }
 
 std::span<const int32_t> Cache::ChunkPositions(int layer, int kv_head) const {
@@ -132,11 +160,18 @@ std::span<const int32_t> Cache::ChunkPositions(int layer, int kv_head) const {
 }
 
 HeadView Cache::View(int index) const {
-  const HeadStore& head = heads_[index];
   HeadView view;
-  view.tiers[0] = {
-      head.pages.data(),          head.count, key_bytes_, page_bytes_, key_codec_->Format(index),
-      value_codec_->Format(index)};
+  view.n_tiers = n_tiers();
+  for (int t = 0; t < view.n_tiers; ++t) {
+    const Tier& tier = tiers_[t];
+    const PageList& list = heads_[index].tiers[t];
+    view.tiers[t] = {list.pages.data(),
+                     list.count,
+                     tier.key_bytes,
+                     tier.page_bytes,
+                     tier.codecs.keys->Format(index),
+                     tier.codecs.values->Format(index)};
+  }
   return view;
 }
 
@@ -145,7 +180,7 @@ std::span<const HeadView> Cache::Views(int layer) const {
 }
 
 void Cache::EndChunk() {
-  for (HeadStore& head : heads_) head.count += chunk_tokens_;
+  for (HeadStore& head : heads_) head.tiers[0].count += chunk_tokens_;
   for (SharedPage& replaced : replaced_) DropShared(std::exchange(replaced, {}));
   chunk_tokens_ = 0;
 }
@@ -158,17 +193,20 @@ void Cache::AbandonChunk() {
 void Cache::UndoChunk(size_t n_heads) noexcept {
   for (size_t i = 0; i < n_heads; ++i) {
     HeadStore& head = heads_[i];
-    FreePages(head, head.count);
+    PageList& list = head.tiers[0];
+    FreePages(0, list, list.count);
+    head.positions.resize(static_cast<size_t>(head.count()));
+    head.worth.resize(static_cast<size_t>(head.count()));
     if (replaced_[i].page == nullptr) continue;
-    pool_.Free(std::exchange(head.pages.back(), replaced_[i].page));
-    head.owners.back() = std::exchange(replaced_[i], {}).owner;
+    tiers_[0].pool.Free(std::exchange(list.pages.back(), replaced_[i].page));
+    list.owners.back() = std::exchange(replaced_[i], {}).owner;
   }
   CountMetadata();
 }
 
 HeadEntries Cache::Entries(int layer, int kv_head) const {
   const HeadStore& head = Head(layer, kv_head);
-  const size_t n = static_cast<size_t>(head.count);
+  const size_t n = static_cast<size_t>(head.count());
   return {layer, kv_head, std::span(head.positions).first(n), std::span(head.worth).first(n)};
 }
 
@@ -176,26 +214,113 @@ void Cache::Evict(int layer, int kv_head, std::span<const int32_t> indices) {
   Evict(Head(layer, kv_head), indices);
 }
 
-// Descending holes meet the end of the list as it shrinks: a page that had to be copied is either
-// kept or soon freed, and no more pages are private at any time than stay in the end.
 void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
-  for (const int32_t hole : indices) {
-    const int64_t last = head.count - 1;
-    if (hole != last) {
-      const size_t to_page = static_cast<size_t>(hole / kPageEntries);
-      if (head.owners[to_page] != kOwn) DropShared(Unshare(head, to_page));
-      std::byte* to = head.pages[to_page];
-      const std::byte* from = head.pages[last / kPageEntries];
-      const int from_slot = static_cast<int>(last % kPageEntries);
-      const int to_slot = static_cast<int>(hole % kPageEntries);
-      key_codec_->Move(from, from_slot, to, to_slot);
-      value_codec_->Move(from + key_bytes_, from_slot, ValuePart(to), to_slot);
-      head.positions[hole] = head.positions[last];
-      head.worth[hole] = head.worth[last];
+  std::vector<int32_t> slots;
+  for (int tier = 0; tier < n_tiers() && !indices.empty(); ++tier) {
+    const auto begin = static_cast<int32_t>(head.begin(tier));
+    slots.clear();
+    for (; !indices.empty() && indices.front() >= begin; indices = indices.subspan(1)) {
+      slots.push_back(indices.front() - begin);
     }
-    head.count = last;
-    FreePages(head, last);
+    Remove(head, tier, slots);
   }
+  NotePeak();
+}
+
+// The last entries that stay fill the first holes, so that only pages that stay are written to, and
+// the list shrinks on the way: no more pages are private at any time than stay in the end.
+void Cache::Remove(HeadStore& head, int tier, std::span<const int32_t> slots) {
+  if (slots.empty()) return;
+  PageList& list = head.tiers[tier];
+  const auto begin = static_cast<ptrdiff_t>(head.begin(tier));
+  const int64_t before = list.count;
+  const int64_t after = before - std::ssize(slots);
+  const auto erase_metadata = [&] {
+    const ptrdiff_t from = begin + list.count, to = begin + before;
+    head.positions.erase(head.positions.begin() + from, head.positions.begin() + to);
+    head.worth.erase(head.worth.begin() + from, head.worth.begin() + to);
+  };
+  size_t n_gone = 0, n_filled = 0;  // of the slots from the front, and from the back
+  while (list.count > after) {
+    const int64_t last = list.count - 1;
+    if (slots[n_gone] == last) {
+      ++n_gone;
+    } else {
+      const int32_t hole = slots[slots.size() - ++n_filled];
+      try {
+        MoveEntry(tier, list, last, hole);
+      } catch (...) {
+        erase_metadata();
+        throw;
+      }
+      head.positions[begin + hole] = head.positions[begin + last];
+      head.worth[begin + hole] = head.worth[begin + last];
+    }
+    list.count = last;
+    FreePages(tier, list, last);
+  }
+  erase_metadata();
+}
+
+void Cache::MoveEntry(int tier, PageList& list, int64_t from, int64_t to) {
+  const auto to_page = static_cast<size_t>(to / kPageEntries);
+  if (list.owners[to_page] != kOwn) DropShared(Unshare(tier, list, to_page));
+  const Tier& t = tiers_[tier];
+  const std::byte* source = list.pages[from / kPageEntries];
+  std::byte* target = list.pages[to_page];
+  const int from_slot = static_cast<int>(from % kPageEntries);
+  const int to_slot = static_cast<int>(to % kPageEntries);
+  t.codecs.keys->Move(source, from_slot, target, to_slot);
+  t.codecs.values->Move(source + t.key_bytes, from_slot, target + t.key_bytes, to_slot);
+}
+
+void Cache::MoveDown(int layer, int kv_head, std::span<const int32_t> indices, int tier) {
+  if (indices.empty()) return;
+  const int index = HeadIndex(layer, kv_head);
+  HeadStore& head = heads_[index];
+  PageList& to = head.tiers[tier];
+  const auto n_moved = std::ssize(indices);
+  const int64_t new_pages = PagesFor(to.count + n_moved) - std::ssize(to.pages);
+  if (limit_bytes_ > 0 &&
+      allocated_bytes() + new_pages * tiers_[tier].pool.page_bytes() > limit_bytes_) {
+    TrimPools();
+  }
+  // All that can fail comes before anything is moved.
+  const auto exact_begin = static_cast<int32_t>(head.begin(0));
+  std::vector<int32_t> slots;
+  for (const int32_t i : indices) slots.push_back(i - exact_begin);
+  PageList& exact = head.tiers[0];
+  for (const int32_t slot : slots) {
+    const auto page = static_cast<size_t>(slot / kPageEntries);
+    if (slot >= exact.count - n_moved || exact.owners[page] == kOwn) continue;
+    DropShared(Unshare(0, exact, page));
+  }
+  if (AppendsToShared(to)) DropShared(Unshare(tier, to, to.pages.size() - 1));
+  GrowPages(tier, to, to.count + n_moved);
+
+  const auto dim = static_cast<size_t>(shape_.head_dim);
+  std::vector<int32_t> positions;
+  std::vector<float> worth;
+  std::vector<float> keys(kPageEntries * dim), values(keys.size());
+  for (int64_t done = 0; done < n_moved;) {
+    const int64_t slot = to.count + done;
+    const int64_t n = std::min(kPageEntries - slot % kPageEntries, n_moved - done);
+    for (int64_t i = 0; i < n; ++i) {
+      const size_t from = static_cast<size_t>(n_moved - 1 - done - i);  // the first comes first
+      ReadSlot(index, 0, slots[from], keys.data() + i * dim, values.data() + i * dim);
+      positions.push_back(head.positions[indices[from]]);
+      worth.push_back(head.worth[indices[from]]);
+    }
+    const auto rows = static_cast<size_t>(n);
+    Store(index, tier, slot, {keys.data(), rows, dim, dim}, {values.data(), rows, dim, dim});
+    done += n;
+  }
+  const auto end = static_cast<ptrdiff_t>(head.begin(tier) + to.count);
+  Remove(head, 0, slots);
+  head.positions.insert(head.positions.begin() + end, positions.begin(), positions.end());
+  head.worth.insert(head.worth.begin() + end, worth.begin(), worth.end());
+  to.count += n_moved;
+  CountMetadata();
   NotePeak();
 }
 
@@ -207,7 +332,7 @@ void Cache::DropFrom(int32_t position) {
   std::vector<int32_t> gone;
   for (HeadStore& head : heads_) {
     gone.clear();
-    for (int64_t i = head.count - 1; i >= 0; --i) {
+    for (int64_t i = head.count() - 1; i >= 0; --i) {
       if (head.positions[i] >= position) gone.push_back(static_cast<int32_t>(i));
     }
     Evict(head, gone);
@@ -216,112 +341,60 @@ void Cache::DropFrom(int32_t position) {
 
 void Cache::Trim() {
   for (HeadStore& head : heads_) {
-    const size_t wanted = static_cast<size_t>(PagesFor(head.count)) * kPageEntries;
+    const size_t wanted = static_cast<size_t>(PagesFor(head.count())) * kPageEntries;
     if (head.positions.capacity() <= wanted + wanted / 8) continue;
     head.positions.shrink_to_fit();
     head.worth.shrink_to_fit();
-    head.pages.shrink_to_fit();
-    head.owners.shrink_to_fit();
+    for (PageList& list : head.tiers) {
+      list.pages.shrink_to_fit();
+      list.owners.shrink_to_fit();
+    }
   }
   CountMetadata();
-  pool_.Trim();
+  TrimPools();
+}
+
+void Cache::TrimPools() noexcept {
+  for (Tier& tier : tiers_) tier.pool.Trim();
   for (const Owner& owner : owners_) {
     if (owner.frozen) owner.frozen->Trim();
   }
 }
 
-void Cache::Freeze() {
-  if (pool_.used_bytes() == 0) return;
-  auto frozen = std::make_shared<FrozenPages>(page_bytes_);
-  for (const HeadStore& head : heads_) {
-    for (size_t i = 0; i < head.pages.size(); ++i) {
-      if (head.owners[i] == kOwn) frozen->Keep(head.pages[i]);
-    }
-  }
-  const uint32_t place = AddOwner({frozen, nullptr, pool_.page_bytes(), 0});
-  frozen->TakePool(std::move(pool_));
-  for (HeadStore& head : heads_) {
-    for (uint32_t& owner : head.owners) {
-      if (owner != kOwn) continue;
-      owner = place;
-      CountShared(place);
-    }
-  }
+std::span<const std::byte> Cache::Page(int layer, int kv_head, int64_t index, int tier) const {
+  return {Head(layer, kv_head).tiers[tier].pages[index], page_bytes(tier)};
 }
 
-Cache Cache::Fork() {
-  Cache fork(shape_, key_codec_, value_codec_, limit_bytes_);
-  Trim();
-  Freeze();
-  auto heads = heads_;
-  auto owners = owners_;
-  for (const HeadStore& head : heads_) {
-    for (size_t i = 0; i < head.pages.size(); ++i) {
-      FrozenPages* frozen = owners_[head.owners[i] - 1].frozen.get();
-      if (frozen != nullptr) frozen->Keep(head.pages[i]);
-    }
-  }
-  fork.heads_ = std::move(heads);
-  fork.owners_ = std::move(owners);
-  fork.shared_bytes_ = shared_bytes_;
-  fork.CountMetadata();
-  fork.NotePeak();
-  return fork;
-}
-
-void Cache::Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner) {
-  Cache adopted(shape_, key_codec_, value_codec_, limit_bytes_);
-  const uint32_t place = adopted.AddOwner({nullptr, std::move(owner), page_bytes_, 0});
-  for (size_t i = 0; i < heads_.size(); ++i) {
-    const AdoptedHead& from = heads[i];
-    HeadStore& to = adopted.heads_[i];
-    to.count = static_cast<int64_t>(from.positions.size());
-    to.positions.assign(from.positions.begin(), from.positions.end());
-    to.worth.assign(from.worth.begin(), from.worth.end());
-    const size_t n_pages = static_cast<size_t>(PagesFor(to.count));
-    to.owners.assign(n_pages, place);
-    to.pages.reserve(n_pages);
-    for (size_t p = 0; p < n_pages; ++p) {
-      // Never written: these pages have an owner.
-      to.pages.push_back(const_cast<std::byte*>(from.pages) + p * page_bytes_);
-      adopted.CountShared(place);
-    }
-  }
-  if (adopted.shared_bytes_ == 0) adopted.owners_.clear();
-  adopted.CountMetadata();
-  adopted.NotePeak();
-  if (limit_bytes_ > 0 && adopted.allocated_bytes() > limit_bytes_) {
-    Fail(ErrorCode::kMemoryLimit, "{} bytes of saved KV cache are over the limit of {}",
-         adopted.allocated_bytes(), limit_bytes_);
-  }
-  *this = std::move(adopted);
-}
-
-std::span<const std::byte> Cache::Page(int layer, int kv_head, int64_t index) const {
-  return {Head(layer, kv_head).pages[index], page_bytes_};
-}
-
-void Cache::CopyPage(int layer, int kv_head, int64_t index, std::span<std::byte> page) const {
+void Cache::CopyPage(int layer, int kv_head, int64_t index, int tier,
+                     std::span<std::byte> page) const {
   std::fill(page.begin(), page.end(), std::byte{0});
-  const std::byte* from = Head(layer, kv_head).pages[index];
-  const int64_t n_used =
-      std::min<int64_t>(kPageEntries, Head(layer, kv_head).count - index * kPageEntries);
+  const Tier& t = tiers_[tier];
+  const PageList& list = Head(layer, kv_head).tiers[tier];
+  const std::byte* from = list.pages[index];
+  const int64_t n_used = std::min<int64_t>(kPageEntries, list.count - index * kPageEntries);
   for (int slot = 0; slot < n_used; ++slot) {
-    key_codec_->Move(from, slot, page.data(), slot);
-    value_codec_->Move(from + key_bytes_, slot, page.data() + key_bytes_, slot);
+    t.codecs.keys->Move(from, slot, page.data(), slot);
+    t.codecs.values->Move(from + t.key_bytes, slot, page.data() + t.key_bytes, slot);
   }
 }
 
 void Cache::Read(int layer, int kv_head, int64_t index, float* key, float* value) const {
-  const HeadStore& head = Head(layer, kv_head);
-  const std::byte* page = head.pages[index / kPageEntries];
-  const int slot = static_cast<int>(index % kPageEntries);
-  key_codec_->Decode(HeadIndex(layer, kv_head), page, slot, key);
-  value_codec_->Decode(HeadIndex(layer, kv_head), page + key_bytes_, slot, value);
+  const int head = HeadIndex(layer, kv_head);
+  int tier = 0;
+  while (index < heads_[head].begin(tier)) ++tier;
+  ReadSlot(head, tier, index - heads_[head].begin(tier), key, value);
 }
 
-// Room for n_entries. Metadata grows by a quarter so that appending costs amortised O(1).
-void Cache::Resize(HeadStore& head, int64_t n_entries) {
+void Cache::ReadSlot(int head, int tier, int64_t slot, float* key, float* value) const {
+  const Tier& t = tiers_[tier];
+  const std::byte* page = heads_[head].tiers[tier].pages[slot / kPageEntries];
+  const int in_page = static_cast<int>(slot % kPageEntries);
+  t.codecs.keys->Decode(head, page, in_page, key);
+  t.codecs.values->Decode(head, page + t.key_bytes, in_page, value);
+}
+
+// Grows by a quarter so that appending costs amortised O(1).
+void Cache::GrowMetadata(HeadStore& head, int64_t n_entries) {
   const size_t wanted = static_cast<size_t>(n_entries);
   if (wanted > head.positions.capacity()) {
     const size_t grown = std::max(wanted, head.positions.size() + head.positions.size() / 4);
@@ -330,69 +403,44 @@ void Cache::Resize(HeadStore& head, int64_t n_entries) {
     head.positions.reserve(capacity);
     head.worth.reserve(capacity);
   }
-  const auto n_pages =
-      static_cast<size_t>(PagesFor(static_cast<int64_t>(head.positions.capacity())));
-  head.pages.reserve(n_pages);
-  head.owners.reserve(n_pages);
   head.positions.resize(wanted);
   head.worth.resize(wanted);
-  while (static_cast<int64_t>(head.pages.size()) < PagesFor(n_entries)) {
-    head.pages.push_back(pool_.Allocate());
-    head.owners.push_back(kOwn);
+}
+
+void Cache::GrowPages(int tier, PageList& list, int64_t n_entries) {
+  const int64_t n_pages = PagesFor(n_entries);
+  if (n_pages > static_cast<int64_t>(list.pages.capacity())) {
+    const auto capacity = static_cast<size_t>(std::max(n_pages, std::ssize(list.pages) * 5 / 4));
+    list.pages.reserve(capacity);
+    list.owners.reserve(capacity);
+  }
+  try {
+    while (std::ssize(list.pages) < n_pages) {
+      list.pages.push_back(tiers_[tier].pool.Allocate());
+      list.owners.push_back(kOwn);
+    }
+  } catch (...) {
+    FreePages(tier, list, list.count);
+    throw;
   }
 }
 
-void Cache::FreePages(HeadStore& head, int64_t n_entries) noexcept {
-  while (static_cast<int64_t>(head.pages.size()) > PagesFor(n_entries)) {
-    if (head.owners.back() == kOwn) pool_.Free(head.pages.back());
-    DropShared({head.pages.back(), head.owners.back()});
-    head.pages.pop_back();
-    head.owners.pop_back();
+void Cache::FreePages(int tier, PageList& list, int64_t n_entries) noexcept {
+  while (std::ssize(list.pages) > PagesFor(n_entries)) {
+    if (list.owners.back() == kOwn) tiers_[tier].pool.Free(list.pages.back());
+    DropShared({list.pages.back(), list.owners.back()});
+    list.pages.pop_back();
+    list.owners.pop_back();
   }
-  head.positions.resize(static_cast<size_t>(n_entries));
-  head.worth.resize(static_cast<size_t>(n_entries));
-}
-
-bool Cache::AppendsToShared(const HeadStore& head) const {
-  return head.count % kPageEntries != 0 && head.owners.back() != kOwn;
-}
-
-Cache::SharedPage Cache::Unshare(HeadStore& head, size_t index) {
-  std::byte* copy = pool_.Allocate();
-  std::memcpy(copy, head.pages[index], page_bytes_);
-  return {std::exchange(head.pages[index], copy), std::exchange(head.owners[index], kOwn)};
-}
-
-// Of a page that is the cache's own, nothing.
-void Cache::DropShared(SharedPage shared) noexcept {
-  if (shared.owner == kOwn) return;
-  Owner& owner = owners_[shared.owner - 1];
-  if (owner.frozen) owner.frozen->LetGo(shared.page);
-  shared_bytes_ -= owner.page_bytes;
-  if (--owner.pages > 0) return;
-  if (owner.frozen) owner.frozen->Trim();
-  owner = {};
-}
-
-uint32_t Cache::AddOwner(Owner owner) {
-  const auto place = std::find_if(owners_.begin(), owners_.end(),
-                                  [](const Owner& o) { return !o.frozen && !o.memory; });
-  const auto index = static_cast<uint32_t>(place - owners_.begin());
-  if (place == owners_.end()) owners_.emplace_back();
-  owners_[index] = std::move(owner);
-  return index + 1;
-}
-
-void Cache::CountShared(uint32_t owner) noexcept {
-  ++owners_[owner - 1].pages;
-  shared_bytes_ += owners_[owner - 1].page_bytes;
 }
 
 void Cache::CountMetadata() noexcept {
   metadata_bytes_ = 0;
   for (const HeadStore& head : heads_) {
-    metadata_bytes_ += CapacityBytes(head.positions) + CapacityBytes(head.worth) +
-                       CapacityBytes(head.pages) + CapacityBytes(head.owners);
+    metadata_bytes_ += CapacityBytes(head.positions) + CapacityBytes(head.worth);
+    for (const PageList& list : head.tiers) {
+      metadata_bytes_ += CapacityBytes(list.pages) + CapacityBytes(list.owners);
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "base/matrix_view.h"
 #include "cache/layout.h"
@@ -33,5 +34,17 @@ class Codec {
 // the codec asks of head_dim.
 std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim);
 std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim);
+
+// How the entries of one tier are stored.
+struct TierCodecs {
+  std::shared_ptr<const Codec> keys;
+  std::shared_ptr<const Codec> values;
+
+  size_t page_bytes() const { return keys->PageBytes() + values->PageBytes(); }
+};
+
+// Tier 0, which is f16, and one of the codecs named, unless both are f16. Throws as above.
+std::vector<TierCodecs> MakeTiers(std::string_view key_codec, std::string_view value_codec,
+                                  int head_dim);
 
 }  // namespace pith

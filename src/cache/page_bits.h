@@ -1,6 +1,7 @@
 // A set of the pages of one chunk.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
 
@@ -8,32 +9,45 @@ namespace pith {
 
 class PageBits {
  public:
-  static constexpr int kSize = 128;
+  static constexpr int kSize = 1024;
 
-  static constexpr PageBits All() { return {~uint64_t{0}, ~uint64_t{0}}; }
-  constexpr PageBits() = default;
+  // The first n.
+  static constexpr PageBits First(int n) {
+    PageBits bits;
+    for (int i = 0; i < n; ++i) bits.Add(i);
+    return bits;
+  }
 
   constexpr bool Has(int i) const { return (words_[i / 64] >> i % 64 & 1) != 0; }
   constexpr void Add(int i) { words_[i / 64] |= uint64_t{1} << i % 64; }
   constexpr void Remove(int i) { words_[i / 64] &= ~(uint64_t{1} << i % 64); }
-  constexpr bool empty() const { return (words_[0] | words_[1]) == 0; }
-  constexpr int size() const { return std::popcount(words_[0]) + std::popcount(words_[1]); }
-  // The lowest one; kSize if there is none.
-  constexpr int First() const {
-    return words_[0] != 0 ? std::countr_zero(words_[0]) : 64 + std::countr_zero(words_[1]);
+  constexpr bool empty() const { return lowest() == kSize; }
+  constexpr int size() const {
+    int n = 0;
+    for (const uint64_t word : words_) n += std::popcount(word);
+    return n;
+  }
+  // kSize if there is none.
+  constexpr int lowest() const {
+    for (int i = 0; i < kWords; ++i) {
+      if (words_[i] != 0) return i * 64 + std::countr_zero(words_[i]);
+    }
+    return kSize;
   }
 
-  friend constexpr PageBits operator&(PageBits a, PageBits b) {
-    return {a.words_[0] & b.words_[0], a.words_[1] & b.words_[1]};
+  friend constexpr PageBits operator&(PageBits a, const PageBits& b) {
+    for (int i = 0; i < kWords; ++i) a.words_[i] &= b.words_[i];
+    return a;
   }
-  friend constexpr PageBits operator-(PageBits a, PageBits b) {
-    return {a.words_[0] & ~b.words_[0], a.words_[1] & ~b.words_[1]};
+  friend constexpr PageBits operator-(PageBits a, const PageBits& b) {
+    for (int i = 0; i < kWords; ++i) a.words_[i] &= ~b.words_[i];
+    return a;
   }
   friend constexpr bool operator==(const PageBits&, const PageBits&) = default;
 
  private:
-  constexpr PageBits(uint64_t low, uint64_t high) : words_{low, high} {}
-  uint64_t words_[2] = {0, 0};
+  static constexpr int kWords = kSize / 64;
+  std::array<uint64_t, kWords> words_ = {};
 };
 
 }  // namespace pith

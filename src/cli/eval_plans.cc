@@ -136,12 +136,18 @@ std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions
             tried.plan.keep.fraction = 1;
             tried.plan.budget = "uniform";
           }
-          if (while_reading_ && !tried.full()) {
+          if (while_reading_ && tried.evicts()) {
             const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
             tried.plan.chunkwise = tried.plan.chunkwise || repeats;
           }
-          MakeSession(model, tried.plan, options);  // refuses before the first minute
-          plans.push_back(tried);
+          for (const std::string& key_codec : lists_.key_codecs) {
+            for (const std::string& value_codec : lists_.value_codecs) {
+              tried.plan.key_codec = key_codec;
+              tried.plan.value_codec = value_codec;
+              MakeSession(model, tried.plan, options);  // refuses before the first minute
+              plans.push_back(tried);
+            }
+          }
         }
       }
     }
@@ -295,7 +301,9 @@ std::vector<std::string> PlanCells(const TriedPlan& tried, int64_t length) {
   } else {
     const std::string file =
         tried.calibration.empty() ? "" : "@" + fs::path(tried.calibration).filename().string();
-    cells.insert(cells.end(), {plan.scorer + file, plan.keep.ToString(), plan.budget,
+    std::string name = tried.evicts() ? plan.scorer + file : "all entries";
+    if (plan.has_codes()) name += fmt::format(", {}/{}", plan.key_codec, plan.value_codec);
+    cells.insert(cells.end(), {name, plan.keep.ToString(), tried.evicts() ? plan.budget : "",
                                fmt::format("{}", plan.window)});
   }
   return cells;

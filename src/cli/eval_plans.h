@@ -23,7 +23,8 @@ struct TriedPlan {
   Plan plan;
   std::string calibration;  // file of NAME@FILE, empty: the default one
 
-  bool full() const { return plan.keep.kind == Keep::Kind::kAll; }
+  bool evicts() const { return plan.keep.kind != Keep::Kind::kAll; }
+  bool full() const { return !evicts() && !plan.has_codes(); }
 };
 
 class EvalFlags {
@@ -68,7 +69,12 @@ class EvalFlags {
   Tries tries_;
   ModelFlags model_;
   PlanFlags plan_{"25%", kAutoScorer};
-  PlanLists lists_ = {{"25%"}, {kAutoScorer}, {Plan().budget}, {std::to_string(Plan().window)}};
+  PlanLists lists_ = {{"25%"},
+                      {kAutoScorer},
+                      {Plan().budget},
+                      {std::to_string(Plan().window)},
+                      {Plan().key_codec},
+                      {Plan().value_codec}};
   std::vector<std::string> lengths_ = {"2048"};
   std::string out_;
   uint64_t seed_ = 42;
@@ -171,10 +177,12 @@ TrialRecord<Outcome> RecordOf(const Cell<Outcome>& cell, int trial, const Outcom
   record.trial = trial;
   record.keep = plan.keep.ToString();
   if (!cell.tried.full()) {
-    record.scorer = plan.scorer;
+    record.scorer = cell.tried.evicts() ? plan.scorer : "none";
     record.calibration = cell.tried.calibration;
     record.budget = plan.budget;
     record.window = plan.window;
+    record.key_codec = plan.key_codec;
+    record.value_codec = plan.value_codec;
   }
   record.outcome = outcome;
   return record;

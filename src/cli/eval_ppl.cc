@@ -102,7 +102,7 @@ std::string TableOf(const std::vector<PplCell>& cells, const PplFlags& flags) {
 // Scorers that judge by repeating have seen nothing before the first repeat.
 void RefuseUnjudged(std::span<const TriedPlan> plans, const PplFlags& flags, const Model& model) {
   for (const TriedPlan& tried : plans) {
-    if (tried.full() || !MakeScorer(tried.plan, model.info())->needs().repeat_pass) continue;
+    if (!tried.evicts() || !MakeScorer(tried.plan, model.info())->needs().repeat_pass) continue;
     if (flags.streaming) {
       throw UsageError(fmt::format(
           "{} judges a text after it was read, expected another --scorer for --streaming",

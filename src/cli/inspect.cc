@@ -127,7 +127,11 @@ std::string Description(const SnapshotInfo& info, const std::string& file) {
   row("model", fmt::format("{} ({}), {} layers x {} KV heads of {}", info.model_name,
                            info.model_fingerprint, info.n_layers, info.n_kv_heads, info.head_dim));
   row("plan", PlanLine(info.plan));
-  row("codecs", fmt::format("keys {}, values {}", info.plan.key_codec, info.plan.value_codec));
+  for (const TierStats& tier : info.tiers) {
+    row("stored",
+        fmt::format("{} entries with keys in {} and values in {}, {}", WithCommas(tier.entries),
+                    tier.key_codec, tier.value_codec, FormatBytes(tier.page_bytes)));
+  }
   if (!info.calibration_hash.empty()) row("calibration", info.calibration_hash);
   row("tokens", WithCommas(n_tokens));
   row("entries",
@@ -171,6 +175,7 @@ Json ToJson(const SnapshotInfo& info, const std::string& file) {
   out["entries_full"] = TokenCount(info) * info.n_layers * info.n_kv_heads;
   out["entries_per_head"] = counts;
   out["kv_bytes_full"] = FullBytes(info);
+  AddTiers(out, info.tiers);
   AddPlan(out, info.plan);
   out["notes"] = info.notes;
   out["sections"] = Json::array();

@@ -131,6 +131,7 @@ void PlanFlags::AddTo(CommandLine& line) {
               "(64MiB), or what the scorer finds worth as much (tau=-4)");
   AddBudgetTo(line);
   AddScorerAndWindowTo(line);
+  AddCodecsTo(line);
   AddRestTo(line);
 }
 
@@ -138,6 +139,7 @@ void PlanFlags::AddTo(CommandLine& line, std::vector<std::string>& keeps) {
   AddKeepsTo(line, keeps);
   AddBudgetTo(line);
   AddScorerAndWindowTo(line);
+  AddCodecsTo(line);
   AddRestTo(line);
 }
 
@@ -148,6 +150,9 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
   AddScorerListTo(line, lists.scorers);
   line.List("--window", lists.windows, "N,...",
             "most recent entries, never dropped, each tried in turn");
+  line.List("--key-codec", lists.key_codecs, "NAME,...",
+            "how keys are stored once they have left the window, each tried in turn: f16, q8, q4");
+  line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values");
   AddRestTo(line);
 }
 
@@ -198,10 +203,14 @@ void PlanFlags::AddRestTo(CommandLine& line) {
             "whole cache does not fit into memory");
   line.Option("--sinks", plan_.sinks, "N", "first entries, never dropped");
   line.Option("--skip-layers", plan_.skip_layers, "N", "first layers, left whole");
-  line.Option("--key-codec", plan_.key_codec, "NAME", "how keys are stored: f16");
-  line.Option("--value-codec", plan_.value_codec, "NAME", "how values are stored: f16");
   AddCalibrationTo(line);
   line.Option("--kv-limit", kv_limit_, "SIZE", "bytes the cache may allocate, such as 512MiB");
+}
+
+void PlanFlags::AddCodecsTo(CommandLine& line) {
+  line.Option("--key-codec", plan_.key_codec, "NAME",
+              "how keys are stored once they have left the window: f16, q8, q4");
+  line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values");
 }
 
 void PlanFlags::AddCalibrationTo(CommandLine& line) {

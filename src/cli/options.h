@@ -39,6 +39,8 @@ struct PlanLists {
   std::vector<std::string> scorers;
   std::vector<std::string> budgets;
   std::vector<std::string> windows;
+  std::vector<std::string> key_codecs;
+  std::vector<std::string> value_codecs;
 };
 
 // --keep --scorer --budget --head-floor --chunkwise --window --sinks --skip-layers --key-codec
@@ -90,6 +92,7 @@ class PlanFlags {
   void AddScorerAndWindowTo(CommandLine& line);
   void AddCalibrationTo(CommandLine& line);
   void AddRestTo(CommandLine& line);
+  void AddCodecsTo(CommandLine& line);
   Plan Parsed(const std::string& keep) const;
   std::shared_ptr<const Calibration> GivenCalibration(const Model& model) const;
 

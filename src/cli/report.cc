@@ -77,6 +77,17 @@ void AddCacheStats(nlohmann::ordered_json& json, const CacheStats& stats) {
   json["kv_bytes_peak"] = stats.kv_bytes_peak;
   json["kv_bytes_shared"] = stats.kv_bytes_shared;
   json["kv_bytes_full"] = stats.kv_bytes_full;
+  AddTiers(json, stats.tiers);
+}
+
+void AddTiers(nlohmann::ordered_json& json, const std::vector<TierStats>& tiers) {
+  json["tiers"] = nlohmann::ordered_json::array();
+  for (const TierStats& tier : tiers) {
+    json["tiers"].push_back({{"key_codec", tier.key_codec},
+                             {"value_codec", tier.value_codec},
+                             {"entries", tier.entries},
+                             {"page_bytes", tier.page_bytes}});
+  }
 }
 
 void AddPlan(nlohmann::ordered_json& json, const Plan& plan) {

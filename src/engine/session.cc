@@ -20,8 +20,11 @@ std::string Difference(const Plan& a, const Plan& b) {
   const auto differ = [](std::string_view what, const auto& of_session, const auto& of_fork) {
     return fmt::format("the {} '{}', the session has '{}'", what, of_fork, of_session);
   };
-  if (a.key_codec != b.key_codec) return differ("key codec", a.key_codec, b.key_codec);
-  if (a.value_codec != b.value_codec) return differ("value codec", a.value_codec, b.value_codec);
+  if (a.has_codes() && a.key_codec != b.key_codec)
+    return differ("key codec", a.key_codec, b.key_codec);
+  if (a.has_codes() && a.value_codec != b.value_codec) {
+    return differ("value codec", a.value_codec, b.value_codec);
+  }
   if (b.keep.kind == Keep::Kind::kAll) return "";  // nothing else matters to it
   if (a.scorer != b.scorer) return differ("scorer", a.scorer, b.scorer);
   if (a.sinks != b.sinks) return differ("number of sinks", a.sinks, b.sinks);
@@ -52,23 +55,26 @@ void CheckForkPlan(const Session::Impl& from, const Plan& plan) {
   }
   if (!difference.empty()) {
     Fail(ErrorCode::kInvalidArgument,
-         "the plan of a fork has {}; only keep, budget, window and memory limits may be others",
+         "the plan of a fork has {}; only keep, budget, window, memory limits and the codecs of "
+         "what is "
+         "exact may be others",
          difference);
   }
 }
 
-// Its plan's scorer, codecs and positions must be those of `from`.
+// Its plan must be one that CheckForkPlan allows.
 std::unique_ptr<Session::Impl> ForkImpl(Session::Impl& from, const Plan& plan) {
   auto fork = std::make_unique<Session::Impl>(
       from.model, plan, SessionOptions{from.n_batch, from.n_threads, from.n_ctx});
   fork->tokens = from.tokens;
   fork->logits = from.logits;
-  fork->cache = from.cache.Fork();
+  fork->cache = from.cache.Fork(fork->cache.codecs());
   fork->cache.SetLimit(plan.kv_limit);
   fork->n_read = from.n_read;
   fork->n_judged = from.n_judged;
   fork->text_begin = from.text_begin;
   fork->n_settled = from.n_settled;
+  fork->n_stored = from.n_stored;
   if (from.n_read > 0 && fork->queries && from.queries) fork->queries->Take(*from.queries);
   if (fork->steering && from.steering && plan.scorer == from.plan.scorer) {
     fork->steering->SetKnowledge(from.steering->knowledge());
@@ -129,6 +135,7 @@ void Session::DropTail(int64_t n_tokens) {
   impl.n_judged = std::min(impl.n_judged, n_tokens);
   impl.text_begin = std::min(impl.text_begin, n_tokens);
   impl.n_settled = std::min(impl.n_settled, n_tokens);
+  impl.n_stored = std::min(impl.n_stored, n_tokens);
   impl.n_whole_judged = -1;
   for (SideJudge& side : impl.side_judges) side.Resize(n_tokens);
   if (impl.queries) impl.queries->DropFrom(n_tokens);
@@ -159,9 +166,17 @@ CacheStats Session::stats() const {
   stats.kv_bytes_shared = cache.shared_bytes();
   stats.kv_bytes_full =
       static_cast<uint64_t>(stats.entries_full) * shape.head_dim * 2 * sizeof(uint16_t);
+  for (const TierCodecs& codecs : cache.codecs()) {
+    stats.tiers.push_back({std::string(codecs.keys->name()), std::string(codecs.values->name())});
+  }
   for (int layer = 0; layer < shape.n_layers; ++layer) {
     for (int h = 0; h < shape.n_kv_heads; ++h) {
       stats.heads.push_back({layer, h, cache.n_entries(layer, h)});
+      for (int t = 0; t < cache.n_tiers(); ++t) {
+        const int64_t n = cache.n_entries(layer, h, t);
+        stats.tiers[t].entries += n;
+        stats.tiers[t].page_bytes += (n + kPageEntries - 1) / kPageEntries * cache.page_bytes(t);
+      }
     }
   }
   return stats;

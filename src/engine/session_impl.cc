@@ -47,8 +47,7 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
       n_batch(BatchSize(options.n_batch, n_ctx)),
       n_threads(ThreadCount(options.n_threads)),
       cache({model.info().n_layers, model.info().n_kv_heads, model.info().head_dim},
-            MakeKeyCodec(plan.key_codec, model.info().head_dim),
-            MakeValueCodec(plan.value_codec, model.info().head_dim), plan.kv_limit),
+            MakeTiers(plan.key_codec, plan.value_codec, model.info().head_dim), plan.kv_limit),
       runner_(model, n_threads),
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
@@ -112,7 +111,7 @@ double Session::Impl::Judge(const Scorer* scorer, int layer, const ChunkRows& ro
     const size_t n = static_cast<size_t>(std::min<int64_t>(n_tokens - first, end - pair));
     const auto keys = slice(rows.keys, kv_head, static_cast<size_t>(first), n);
     const auto values = slice(rows.values, kv_head, static_cast<size_t>(first), n);
-    if (scorer != nullptr && pinning_) {
+    if (pinning_) {
       worth.assign(n, std::numeric_limits<float>::infinity());
     } else if (scorer != nullptr) {
       worth.resize(n);
@@ -195,7 +194,8 @@ void Session::Impl::CountAsRead(std::span<const Token> chunk) {
 int64_t Session::Impl::KeptPerHead(int64_t n_total) const {
   const ModelInfo& info = model.info();
   return EntriesPerHead(plan, n_total, int64_t{info.n_layers - plan.skip_layers} * info.n_kv_heads,
-                        int64_t{plan.skip_layers} * info.n_kv_heads, cache.bytes_per_page(),
+                        int64_t{plan.skip_layers} * info.n_kv_heads,
+                        {cache.bytes_per_page(), cache.n_tiers() > 1 ? cache.bytes_per_page(1) : 0},
                         budget_->ragged());
 }
 
@@ -257,9 +257,34 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   times.settle_s += Now() - begin;
 }
 
+void Session::Impl::StoreCodes(int64_t slack) {
+  if (cache.n_tiers() == 1) return;
+  if (n_read - n_stored < slack && n_settled < n_read) return;
+  const double begin = Now();
+  const CacheShape& shape = cache.shape();
+  std::vector<int32_t> left;
+  for (int layer = 0; layer < shape.n_layers; ++layer) {
+    for (int h = 0; h < shape.n_kv_heads; ++h) {
+      const HeadEntries entries = cache.Entries(layer, h);
+      const int64_t n = std::ssize(entries.positions);
+      left.clear();
+      for (int64_t i = n - 1; i >= n - cache.n_entries(layer, h, 0); --i) {
+        const int32_t position = entries.positions[i];
+        const bool stays = position < plan.sinks || position >= n_read - plan.window ||
+                           entries.worth[i] == std::numeric_limits<float>::infinity();
+        if (!stays) left.push_back(static_cast<int32_t>(i));
+      }
+      cache.MoveDown(layer, h, left, 1);
+    }
+  }
+  n_stored = n_read;
+  times.settle_s += Now() - begin;
+}
+
 void Session::Impl::SettleNow() {
   JudgeWholeLayers();
   Settle(n_read, 0);
+  StoreCodes(0);
   cache.Trim();
 }
 
@@ -400,9 +425,11 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
     if (options.pin) continue;
     if (!judges) {
       Settle(n_total, 0);
+      StoreCodes(0);
     } else if (is_last || (chunkwise && n_read - n_judged >= kRepeatChunk)) {
       JudgeByRepeating(report);
       Settle(n_total, 0);
+      StoreCodes(0);
       cache.Trim();
     }
   }
@@ -427,8 +454,10 @@ void Session::Impl::BeginNext(Token token) {
 void Session::Impl::EndNext(Token token, std::span<const float> logits_after) {
   CountAsRead({&token, 1});
   logits.assign(logits_after.begin(), logits_after.end());
-  // What a repeat pass has not judged yet stays until the next Read.
-  if (!Repeats()) Settle(n_read, kDecodeSlack);
+  // What a repeat pass has not judged yet stays as it is until the next Read.
+  if (Repeats()) return;
+  Settle(n_read, kDecodeSlack);
+  StoreCodes(2 * kDecodeSlack);
 }
 
 void Session::Impl::Next(Token token) {

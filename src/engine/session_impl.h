@@ -72,6 +72,7 @@ class Session::Impl {
   int64_t n_judged = 0;         // tokens that a repeat pass has judged, or that are pinned
   int64_t text_begin = 0;       // first token of the text that a repeat pass repeats
   int64_t n_settled = 0;        // n_read when it was last decided what stays
+  int64_t n_stored = 0;         // n_read when codes were last made of what had left the window
   int64_t n_whole_judged = -1;  // n_read when whole layers were last judged; -1: anew next time
   std::optional<Steering> steering;  // where a fraction is kept by a threshold
   std::vector<float> logits;
@@ -120,6 +121,9 @@ class Session::Impl {
   // Evicts down to what the plan allows after `n_total` tokens, once heads are `slack` above it on
   // average, or a threshold has not been applied for `slack` tokens.
   void Settle(int64_t n_total, int64_t slack);
+  // Makes codes of what has left the window and is neither a sink nor pinned, in every layer, if it
+  // was just decided what stays, or of what `slack` tokens have pushed out.
+  void StoreCodes(int64_t slack);
   bool Compressed(int layer) const { return scorer_ && layer >= plan.skip_layers; }
 
   Runner runner_;

@@ -31,8 +31,10 @@ SnapshotManifest ManifestOf(const Session::Impl& session,
   for (int layer = 0; layer < info.n_layers; ++layer) {
     for (int h = 0; h < info.n_kv_heads; ++h) {
       manifest.entries.push_back(session.cache.n_entries(layer, h));
+      if (session.plan.has_codes()) manifest.coded.push_back(session.cache.n_entries(layer, h, 1));
     }
   }
+  manifest.n_stored = session.n_stored;
   manifest.notes = notes;
   return manifest;
 }
@@ -45,14 +47,17 @@ void ForEachHead(const Cache& cache, const Visit& visit) {
 }
 
 void WritePages(const Cache& cache, const ByteSink& sink) {
-  std::vector<std::byte> last(cache.page_bytes());
+  std::vector<std::byte> last;
   ForEachHead(cache, [&](int layer, int h) {
-    const int64_t n = cache.n_entries(layer, h);
-    const int64_t n_whole = n / kPageEntries;
-    for (int64_t page = 0; page < n_whole; ++page) sink(cache.Page(layer, h, page));
-    if (n % kPageEntries == 0) return;
-    cache.CopyPage(layer, h, n_whole, last);
-    sink(last);
+    for (int tier = cache.n_tiers() - 1; tier >= 0; --tier) {
+      const int64_t n = cache.n_entries(layer, h, tier);
+      const int64_t n_whole = n / kPageEntries;
+      for (int64_t page = 0; page < n_whole; ++page) sink(cache.Page(layer, h, page, tier));
+      if (n % kPageEntries == 0) continue;
+      last.resize(cache.page_bytes(tier));
+      cache.CopyPage(layer, h, n_whole, tier, last);
+      sink(last);
+    }
   });
 }
 
@@ -151,6 +156,7 @@ Session Session::Load(const Model& model, const std::filesystem::path& file,
   session->n_judged = manifest.n_judged;
   session->text_begin = manifest.text_begin;
   session->n_settled = manifest.n_settled;
+  session->n_stored = manifest.n_stored;
   if (session->steering && manifest.worths) session->steering->SetKnowledge(*manifest.worths);
   return Session(std::move(session));
 }
@@ -175,6 +181,7 @@ SnapshotInfo InspectSnapshot(const std::filesystem::path& file) {
                           static_cast<int>(i % info.n_kv_heads),
                           manifest.entries[static_cast<size_t>(i)]});
   }
+  info.tiers = snapshot.tiers();
   info.intact = info.file_bytes == snapshot.wanted_bytes();
   for (size_t i = 0; i < kSnapshotParts.size(); ++i) {
     const auto& section = manifest.sections[i];

@@ -38,6 +38,10 @@ uint64_t Aligned(uint64_t offset) {
   return (offset + kSnapshotAlignment - 1) / kSnapshotAlignment * kSnapshotAlignment;
 }
 
+uint64_t PagesFor(int64_t n_entries) {
+  return static_cast<uint64_t>((n_entries + kPageEntries - 1) / kPageEntries);
+}
+
 uint64_t Hash(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 struct HashStateDeleter {
@@ -72,13 +76,6 @@ uint64_t Place(std::vector<SnapshotManifest::Section>& sections, uint64_t manife
 }
 
 }  // namespace
-
-uint64_t SnapshotPageBytes(const SnapshotManifest& manifest, int64_t n_entries) {
-  const int head_dim = manifest.shape.head_dim;
-  const uint64_t page = MakeKeyCodec(manifest.plan.key_codec, head_dim)->PageBytes() +
-                        MakeValueCodec(manifest.plan.value_codec, head_dim)->PageBytes();
-  return static_cast<uint64_t>((n_entries + kPageEntries - 1) / kPageEntries) * page;
-}
 
 void WriteSnapshot(SnapshotManifest manifest,
                    const std::array<SectionSource, kSnapshotParts.size()>& sources,
@@ -130,6 +127,11 @@ SnapshotFile SnapshotFile::Parse(std::span<const std::byte> bytes, std::string n
   const auto text = bytes.subspan(file.manifest_offset_, file.manifest_bytes_);
   file.manifest_ =
       ParseManifest({reinterpret_cast<const char*>(text.data()), text.size()}, file.name_);
+  const Plan& plan = file.manifest_.plan;
+  for (const TierCodecs& codecs :
+       MakeTiers(plan.key_codec, plan.value_codec, file.manifest_.shape.head_dim)) {
+    file.page_bytes_.push_back(codecs.page_bytes());
+  }
   file.CheckLayout();
   return file;
 }
@@ -184,10 +186,12 @@ void SnapshotFile::ParseHeader() {
 // Where each section must lie follows from the manifest, so that none can overlap or be forgotten.
 void SnapshotFile::CheckLayout() const {
   uint64_t n_entries = 0, page_bytes = 0;
-  const uint64_t one_page = SnapshotPageBytes(manifest_, 1);
-  for (const int64_t n : manifest_.entries) {
-    n_entries += static_cast<uint64_t>(n);
-    page_bytes += static_cast<uint64_t>((n + kPageEntries - 1) / kPageEntries) * one_page;
+  for (size_t head = 0; head < manifest_.entries.size(); ++head) {
+    n_entries += static_cast<uint64_t>(manifest_.entries[head]);
+    const auto by_tier = EntriesByTier(head);
+    for (size_t t = 0; t < page_bytes_.size(); ++t) {
+      page_bytes += PagesFor(by_tier[t]) * page_bytes_[t];
+    }
   }
   if (manifest_.sections.size() != kSnapshotParts.size()) {
     Fail(ErrorCode::kFormat, "{}: the manifest is wrong: it has {} sections, expected {}", name_,
@@ -217,6 +221,11 @@ void SnapshotFile::CheckLayout() const {
     Fail(ErrorCode::kFormat, "{}: the manifest is wrong: its sections end at {}, the file at {}",
          name_, end, wanted_bytes_);
   }
+}
+
+std::array<int64_t, kMaxTiers> SnapshotFile::EntriesByTier(size_t head) const {
+  const int64_t coded = manifest_.coded.empty() ? 0 : manifest_.coded[head];
+  return {manifest_.entries[head] - coded, coded};
 }
 
 const SnapshotManifest::Section& SnapshotFile::Section(SnapshotPart part) const {
@@ -286,19 +295,37 @@ std::span<const int32_t> SnapshotFile::tokens() const {
 
 std::span<const float> SnapshotFile::logits() const { return Values<float>(SnapshotPart::kLogits); }
 
+std::vector<TierStats> SnapshotFile::tiers() const {
+  std::vector<TierStats> tiers = {{"f16", "f16"}};
+  if (manifest_.plan.has_codes()) {
+    tiers.push_back({manifest_.plan.key_codec, manifest_.plan.value_codec});
+  }
+  for (size_t head = 0; head < manifest_.entries.size(); ++head) {
+    const auto by_tier = EntriesByTier(head);
+    for (size_t t = 0; t < tiers.size(); ++t) {
+      tiers[t].entries += by_tier[t];
+      tiers[t].page_bytes += PagesFor(by_tier[t]) * page_bytes_[t];
+    }
+  }
+  return tiers;
+}
+
 std::vector<Cache::AdoptedHead> SnapshotFile::heads() const {
   auto positions = Values<int32_t>(SnapshotPart::kPositions);
   auto worth = Values<float>(SnapshotPart::kWorth);
   const std::byte* pages = bytes_.data() + Section(SnapshotPart::kPages).offset;
   std::vector<Cache::AdoptedHead> heads;
   heads.reserve(manifest_.entries.size());
-  const uint64_t one_page = SnapshotPageBytes(manifest_, 1);
-  for (const int64_t count : manifest_.entries) {
-    const size_t n = static_cast<size_t>(count);
-    heads.push_back({positions.first(n), worth.first(n), pages});
+  for (size_t i = 0; i < manifest_.entries.size(); ++i) {
+    const size_t n = static_cast<size_t>(manifest_.entries[i]);
+    Cache::AdoptedHead& head = heads.emplace_back(positions.first(n), worth.first(n));
     positions = positions.subspan(n);
     worth = worth.subspan(n);
-    pages += (n + kPageEntries - 1) / kPageEntries * one_page;
+    const auto by_tier = EntriesByTier(i);
+    for (size_t t = page_bytes_.size(); t-- > 0;) {
+      head.tiers[t] = {by_tier[t], pages};
+      pages += PagesFor(by_tier[t]) * page_bytes_[t];
+    }
   }
   return heads;
 }

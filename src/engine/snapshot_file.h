@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/snapshot_manifest.h"
+#include "pith/session.h"
 
 namespace pith {
 
@@ -52,6 +53,9 @@ class SnapshotFile {
   // was read and once per head, worths that are numbers. Throws Error(kFormat) naming the section.
   void Verify() const;
 
+  // What each tier holds, as the manifest says.
+  std::vector<TierStats> tiers() const;
+
   // Of intact sections.
   std::span<const int32_t> tokens() const;  // [n_read]
   std::span<const float> logits() const;    // [n_vocab] or empty
@@ -65,6 +69,8 @@ class SnapshotFile {
   void CheckLayout() const;
   void CheckValues() const;
   const SnapshotManifest::Section& Section(SnapshotPart part) const;
+  // The entries of a head in each tier of the plan.
+  std::array<int64_t, kMaxTiers> EntriesByTier(size_t head) const;
   // Of the section, whose bytes must all be there.
   template <typename T>
   std::span<const T> Values(SnapshotPart part) const;
@@ -77,9 +83,7 @@ class SnapshotFile {
   uint64_t manifest_bytes_ = 0;
   uint64_t wanted_bytes_ = 0;
   SnapshotManifest manifest_;
+  std::vector<uint64_t> page_bytes_;  // of a page of each tier
 };
-
-// Bytes that the pages of a head with n_entries entries take in a file.
-uint64_t SnapshotPageBytes(const SnapshotManifest& manifest, int64_t n_entries);
 
 }  // namespace pith

@@ -156,8 +156,7 @@ Plan ParsePlan(const Fields& fields, int head_dim, const std::string& name) {
   try {
     CheckPlan(plan);
     MakeBudget(plan, true);
-    MakeKeyCodec(plan.key_codec, head_dim);
-    MakeValueCodec(plan.value_codec, head_dim);
+    MakeTiers(plan.key_codec, plan.value_codec, head_dim);
   } catch (const Error& e) {
     Fail(ErrorCode::kFormat, "{}: the plan saved in it makes no sense: {}", name, e.what());
   }
@@ -217,6 +216,9 @@ std::string ManifestText(const SnapshotManifest& manifest) {
     json["worths"] = {{"quantiles", manifest.worths->quantiles},
                       {"weight", manifest.worths->weight}};
   }
+  if (plan.has_codes()) {
+    json["codes"] = {{"entries", manifest.coded}, {"n_stored", manifest.n_stored}};
+  }
   for (const auto& section : manifest.sections) {
     json["sections"].push_back({{"name", section.name},
                                 {"offset", section.offset},
@@ -258,6 +260,17 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   }
   for (const Json& count : entries) {
     manifest.entries.push_back(fields.Int(count, "entries", 0, manifest.n_read));
+  }
+  if (manifest.plan.has_codes()) {
+    const Fields codes = fields.Object("codes");
+    manifest.n_stored = codes.Int("n_stored", 0, manifest.n_read);
+    const Json& coded = codes.Array("entries");
+    if (coded.size() != entries.size()) {
+      codes.Refuse(fmt::format("count those of {} heads, expected {}", coded.size(), n_heads));
+    }
+    for (size_t i = 0; i < coded.size(); ++i) {
+      manifest.coded.push_back(codes.Int(coded[i], "entries", 0, manifest.entries[i]));
+    }
   }
   const Json& notes = fields.Any("notes");
   if (!notes.is_object()) fields.Refuse("has \"notes\" that are not an object");

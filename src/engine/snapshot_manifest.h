@@ -33,6 +33,8 @@ struct SnapshotManifest {
   int64_t n_settled = 0;
   std::optional<Steering::Knowledge> worths;  // where a threshold is steered
   std::vector<int64_t> entries;               // [n_layers * n_kv_heads]
+  std::vector<int64_t> coded;                 // of these, in tier 1; empty where there is none
+  int64_t n_stored = 0;                       // as in the session, where there are codes
   std::map<std::string, std::string> notes;
   std::vector<Section> sections;
 };

@@ -76,7 +76,7 @@ void ForEachPlan(
   Session reader = SharedReader(model, plans, options);
   ReadText(reader, opening, text);
   for (size_t i = 0; i < plans.size(); ++i) {
-    Session branch = KeepsAll(plans[i]) ? reader.Fork() : reader.Fork(plans[i]);
+    Session branch = reader.Fork(plans[i]);
     use(i, branch, StatsOf(branch, plans[i], reader.times()));
   }
 }

@@ -46,6 +46,10 @@ class Reader {
     record.length = Length();
     for (const char* name : kTaskSettings) Put(record.task_settings, name);
     for (const char* name : kOrigin) Put(record.origin, name);
+    const auto coded = [&](const char* name) { return !Text(name).empty() && Text(name) != "f16"; };
+    if (record.full() && (coded("key_codec") || coded("value_codec"))) {
+      record.scorer = "all entries";
+    }
     if (!record.full()) {
       for (const char* name : kPlanSettings) Put(record.plan_settings, name);
     }

@@ -124,6 +124,8 @@ std::string TrialLine(const TrialRecord<Outcome>& record) {
   json["keep"] = record.keep;
   json["budget"] = or_null(record.budget);
   if (!record.scorer.empty()) json["window"] = record.window;
+  if (record.key_codec != "f16") json["key_codec"] = record.key_codec;
+  if (record.value_codec != "f16") json["value_codec"] = record.value_codec;
   Write(json, outcome);
   json["tokens"] = outcome.tokens;
   json["entries"] = outcome.entries;

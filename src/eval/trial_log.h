@@ -22,11 +22,15 @@ struct TrialRecord {
   std::string settings;
   int64_t length = 0;
   int trial = 0;
-  std::string scorer;  // empty: the full cache, of which the rest of the plan is not written either
+  // Empty: the full cache, of which the rest of the plan is not written either. "none": all
+  // entries, but as codes.
+  std::string scorer;
   std::string calibration;  // file, empty: the default one
   std::string keep;
   std::string budget;
   int window = 0;
+  std::string key_codec = "f16";
+  std::string value_codec = "f16";
   Outcome outcome;
 };
 

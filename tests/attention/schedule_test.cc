@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <cstdlib>
 
@@ -18,13 +19,19 @@ std::vector<HeadView> Views(const std::vector<int64_t>& counts, int64_t n_chunk)
   return views;
 }
 
-// Work of a part: blocks x queries.
-int64_t Work(const Schedule& schedule, const Cut& begin, const Cut& end) {
+// Work of a part: blocks x queries, x what `costs` says of the block's tier.
+int64_t Work(const Schedule& schedule, const Cut& begin, const Cut& end,
+             const std::array<int64_t, kMaxTiers>& costs = {1, 1, 1, 1}) {
   int64_t work = 0;
   for (int i = 0; i < schedule.n_tasks(); ++i) {
     const Task task = schedule.task(i);
-    const BlockRange range = PartOfTask(begin, end, i, task.n_blocks);
-    work += std::max<int64_t>(range.end - range.begin, 0) * task.n_tokens;
+    const BlockRange range = PartOfTask(begin, end, i, task.all_blocks());
+    int64_t first = 0;
+    for (int tier = 0; tier < kMaxTiers; first += task.n_blocks[tier], ++tier) {
+      const int64_t last = std::min(range.end - first, task.n_blocks[tier]);
+      work += std::max<int64_t>(last - std::max<int64_t>(range.begin - first, 0), 0) *
+              task.n_tokens * costs[tier];
+    }
   }
   return work;
 }
@@ -35,16 +42,16 @@ TEST(Schedule, TasksCoverEveryHeadAndQueryOnce) {
     std::vector<int64_t> with_chunk = counts;
     for (int64_t& n : with_chunk) n += n_chunk;
     const std::vector<HeadView> views = Views(with_chunk, n_chunk);
-    const Schedule schedule(views, 50, 16);
+    const Schedule schedule(views, 50, 16, n_chunk == 0);
     std::vector<int> seen(4 * 50);
     for (int i = 0; i < schedule.n_tasks(); ++i) {
       const Task task = schedule.task(i);
       const int end = task.token_begin + task.n_tokens;
       for (int t = task.token_begin; t < end; ++t) ++seen[task.head * 50 + t];
-      EXPECT_EQ(task.n_entries, n_chunk == 0 ? counts[task.head] : counts[task.head] + end);
-      EXPECT_GE(task.n_blocks, 1);
-      EXPECT_GE(task.n_blocks * kBlockEntries, task.n_entries);
-      EXPECT_LT((task.n_blocks - 1) * kBlockEntries, std::max<int64_t>(task.n_entries, 1));
+      EXPECT_EQ(task.n_entries[0], n_chunk == 0 ? counts[task.head] : counts[task.head] + end);
+      EXPECT_GE(task.n_blocks[0], 1);
+      EXPECT_GE(task.n_blocks[0] * kBlockEntries, task.n_entries[0]);
+      EXPECT_LT((task.n_blocks[0] - 1) * kBlockEntries, std::max<int64_t>(task.n_entries[0], 1));
     }
     for (const int n : seen) EXPECT_EQ(n, 1);
   }
@@ -64,7 +71,7 @@ TEST(Schedule, PartsAreEqualAndSumToTheWhole) {
     const int64_t n_chunk = round % 2 == 0 ? 0 : n_tokens;
     for (int64_t& n : counts) n += n_chunk;
     const std::vector<HeadView> views = Views(counts, n_chunk);
-    const Schedule schedule(views, n_tokens, query_block);
+    const Schedule schedule(views, n_tokens, query_block, round % 3 == 0);
     const int64_t total = Work(schedule, {0, 0}, {schedule.n_tasks(), 0});
     for (const int n_parts : {1, 2, 3, 8, 64}) {
       std::vector<Cut> cuts(n_parts + 1);
@@ -83,10 +90,69 @@ TEST(Schedule, PartsAreEqualAndSumToTheWhole) {
   }
 }
 
+// Of tiers that take different bytes, parts are of equal bytes.
+TEST(Schedule, TiersCountByTheirBytes) {
+  std::minstd_rand random(5);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<HeadView> views = Views(std::vector<int64_t>(1 + random() % 5, 0), 0);
+    std::array<int64_t, kMaxTiers> costs = {16384, 4608, 8704, 0};
+    for (HeadView& view : views) {
+      view.n_tiers = 3;
+      for (int tier = 0; tier < 3; ++tier) {
+        view.tiers[tier].n_entries = random() % 3 == 0 ? random() % 20000 : random() % 100;
+        view.tiers[tier].page_bytes = static_cast<size_t>(costs[tier]);
+      }
+    }
+    const Schedule schedule(views, 1, 1, true);
+    const int64_t total = Work(schedule, {0, 0}, {schedule.n_tasks(), 0}, costs);
+    for (const int n_parts : {1, 3, 16}) {
+      std::vector<Cut> cuts(n_parts + 1);
+      schedule.MakeCuts(cuts);
+      int64_t sum = 0;
+      for (int part = 0; part < n_parts; ++part) {
+        const int64_t work = Work(schedule, cuts[part], cuts[part + 1], costs);
+        sum += work;
+        EXPECT_LE(std::llabs(work * n_parts - total), n_parts * (costs[0] + 1));
+      }
+      EXPECT_EQ(sum, total);
+    }
+  }
+}
+
+// The oldest pages in a tier of their own, in f16 as well: whatever the cuts, it is the same sum.
+TEST(AttentionPlan, TiersAreOneSum) {
+  for (const int n_tokens : {1, 3, 70}) {
+    const Problem p = MakeProblem(64, 3, {900, 40, 64, 2000}, n_tokens, true, 11);
+    std::vector<HeadView> views = p.views();
+    for (HeadView& view : views) {
+      const int64_t n_old = view.n_entries() < 200 ? view.n_entries() > 128 : 2;
+      view.n_tiers = 2;
+      view.tiers[1] = view.tiers[0];
+      view.tiers[1].n_entries = n_old * kPageEntries;
+      view.tiers[0].pages += n_old;
+      view.tiers[0].n_entries -= n_old * kPageEntries;
+    }
+    std::vector<double> want(p.q.size());
+    ReferenceAttention(p.shape, p.q.data(), n_tokens, views, want.data());
+    EXPECT_EQ(want, Reference(p));
+    for (const int n_threads : {1, 5}) {
+      AttentionPlan plan(p.shape, n_threads);
+      plan.Prepare(n_tokens);
+      std::vector<float> out(p.q.size(), std::numeric_limits<float>::quiet_NaN());
+      std::vector<std::thread> threads;
+      for (int t = 0; t < n_threads; ++t) {
+        threads.emplace_back([&, t] { plan.Run(p.q.data(), views, out.data(), t, n_threads); });
+      }
+      for (std::thread& thread : threads) thread.join();
+      EXPECT_LE(WorstError(p, out, want), 1.0) << n_tokens << " " << n_threads;
+    }
+  }
+}
+
 // Pieces of one task, for merging: parts inside one task touch it on one side each at most.
 TEST(Schedule, OneHeadHoldingEverythingIsSharedByAll) {
   const std::vector<HeadView> views = Views({0, 64000, 0}, 0);
-  const Schedule schedule(views, 1, 1);
+  const Schedule schedule(views, 1, 1, true);
   std::vector<Cut> cuts(9);
   schedule.MakeCuts(cuts);
   for (int part = 0; part < 8; ++part) {

@@ -49,25 +49,25 @@ TEST(MakeBudget, KnowsItsNamesAndRefusesOthers) {
 }
 
 TEST(EntriesPerHead, FollowsEveryKindOfKeep) {
-  EXPECT_EQ(EntriesPerHead(Plan{}, 1 << 20, 90, 0, 1000, false), kNoLimit);
-  EXPECT_EQ(EntriesPerHead(PlanOf("tau=-4"), 1 << 20, 90, 0, 1000, true), kNoLimit);
-  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 8001, 90, 0, 1000, false), 2001);
-  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 100, 90, 0, 1000, false), 132);
-  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 90, 0, 1000, false), 512);
-  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 0, 90, 1000, false), kNoLimit);
+  EXPECT_EQ(EntriesPerHead(Plan{}, 1 << 20, 90, 0, {1000}, false), kNoLimit);
+  EXPECT_EQ(EntriesPerHead(PlanOf("tau=-4"), 1 << 20, 90, 0, {1000}, true), kNoLimit);
+  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 8001, 90, 0, {1000}, false), 2001);
+  EXPECT_EQ(EntriesPerHead(PlanOf("25%"), 100, 90, 0, {1000}, false), 132);
+  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 90, 0, {1000}, false), 512);
+  EXPECT_EQ(EntriesPerHead(PlanOf("512"), 8000, 0, 90, {1000}, false), kNoLimit);
   Plan plan = PlanOf("900000B");
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 90, 0, 1000, false), 640);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 90, 0, {1000}, false), 640);
   // 60 heads compressed, 30 whole with 8000 tokens in 125 pages each.
   plan.keep.bytes = 1000 * (30 * 125 + 60 * 7) + 999;
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, 1000, false), 448);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, {1000}, false), 448);
   plan.keep.bytes = 1000 * (30 * 125 + 60 * 2);
   for (const bool ragged : {false, true}) {
     ExpectError(ErrorCode::kInvalidArgument, "takes at least 3930000",
-                [&] { EntriesPerHead(plan, 8000, 60, 30, 1000, ragged); });
+                [&] { EntriesPerHead(plan, 8000, 60, 30, {1000}, ragged); });
   }
   plan.keep.bytes = 3930000;
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, 1000, false), 192);
-  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, 1000, true), 132);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, {1000}, false), 192);
+  EXPECT_EQ(EntriesPerHead(plan, 8000, 60, 30, {1000}, true), 132);
 }
 
 int64_t Pages(int64_t n) { return (n + 63) / 64; }
@@ -79,7 +79,7 @@ TEST(EntriesPerHead, RaggedHeadsFitTheirBytesHoweverTheyAreSpread) {
     const int64_t pages = heads * (3 + static_cast<int64_t>(random() % 20));
     Plan plan = PlanOf("1B");
     plan.keep.bytes = static_cast<uint64_t>(pages) * 1000;
-    const int64_t each = EntriesPerHead(plan, 1 << 20, heads, 0, 1000, true);
+    const int64_t each = EntriesPerHead(plan, 1 << 20, heads, 0, {1000}, true);
     EXPECT_GE(each, 132);
     // The worst: all heads but one with one entry in their last page.
     int64_t left = each * heads, taken = 0;

@@ -17,11 +17,11 @@ constexpr size_t kPage = 16384;
 
 TEST(PagePool, PagesAreAlignedDistinctAndRounded) {
   PagePool pool(kPage + 1);
-  EXPECT_EQ(pool.page_bytes(), kPage + 4096);
+  EXPECT_EQ(pool.page_bytes(), kPage + 64);
   std::set<std::byte*> seen;
   for (int i = 0; i < 200; ++i) {
     std::byte* page = pool.Allocate();
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(page) % 4096, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(page) % 64, 0u);
     std::memset(page, i, pool.page_bytes());
     EXPECT_TRUE(seen.insert(page).second);
   }
@@ -29,7 +29,7 @@ TEST(PagePool, PagesAreAlignedDistinctAndRounded) {
     EXPECT_GE(*b - *a, static_cast<ptrdiff_t>(pool.page_bytes()));
   }
   EXPECT_EQ(pool.used_bytes(), 200 * pool.page_bytes());
-  EXPECT_EQ(pool.allocated_bytes(), 200 * pool.page_bytes());
+  EXPECT_EQ(pool.allocated_bytes(), (200 * pool.page_bytes() + 4095) / 4096 * 4096);
 }
 
 TEST(PagePool, FreePagesAreReusedBeforeMoreIsTaken) {
@@ -99,21 +99,54 @@ TEST(PagePool, HugePagesHoldNoMoreThanIsUsedAndKeepWhatIsWritten) {
   expect_held(kPages);
 }
 
+// Pages of codes are no multiples of the system's.
+TEST(PagePool, OddPagesShareTheSystemsAndGiveThemBackTogether) {
+  constexpr size_t kOdd = 4608;
+  PagePool pool(kOdd);
+  const uint64_t before = SystemMemory("VmRSS");
+  std::vector<std::byte*> pages;
+  for (int i = 0; i < 6000; ++i) {
+    pages.push_back(pool.Allocate());
+    std::memset(pages.back(), i % 251, kOdd);
+  }
+  EXPECT_LE(pool.allocated_bytes(), 6000 * kOdd + 12 * 4096);
+  if (kSystemMemoryTells) {
+    EXPECT_LT(SystemMemory("VmRSS") - before, 6000 * kOdd + (uint64_t{1} << 20));
+  }
+  for (int i = 0; i < 6000; ++i) {
+    if (i % 12 >= 3) pool.Free(pages[i]);
+  }
+  pool.Trim();
+  EXPECT_LE(pool.allocated_bytes(), 500 * (3 * kOdd + 2 * 4096));
+  if (kSystemMemoryTells) {
+    EXPECT_LT(SystemMemory("VmRSS") - before, 500 * (3 * kOdd + 2 * 4096) + (uint64_t{1} << 20));
+  }
+  for (int i = 0; i < 6000; ++i) {
+    if (i % 12 >= 3) continue;
+    ASSERT_EQ(pages[i][0], std::byte(i % 251));
+    ASSERT_EQ(pages[i][kOdd - 1], std::byte(i % 251));
+    pool.Free(pages[i]);
+  }
+  pool.Trim();
+  EXPECT_EQ(pool.allocated_bytes(), 0u);
+}
+
 TEST(PageBits, AreASet) {
   PageBits bits;
-  EXPECT_EQ(bits.First(), PageBits::kSize);
+  EXPECT_EQ(bits.lowest(), PageBits::kSize);
   EXPECT_TRUE(bits.empty());
   for (const int i : {127, 64, 63, 0}) {
     bits.Add(i);
-    EXPECT_EQ(bits.First(), i);
+    EXPECT_EQ(bits.lowest(), i);
     EXPECT_TRUE(bits.Has(i));
   }
   EXPECT_EQ(bits.size(), 4);
-  EXPECT_EQ((PageBits::All() - bits).size(), 124);
-  EXPECT_EQ(((PageBits::All() - bits) & bits).size(), 0);
+  EXPECT_EQ((PageBits::First(128) - bits).size(), 124);
+  EXPECT_EQ(((PageBits::First(128) - bits) & bits).size(), 0);
   bits.Remove(0);
-  EXPECT_EQ(bits.First(), 63);
-  EXPECT_FALSE(bits == PageBits::All());
+  EXPECT_EQ(bits.lowest(), 63);
+  EXPECT_FALSE(bits == PageBits::First(128));
+  EXPECT_EQ(PageBits::First(1024).size(), 1024);
 }
 
 TEST(PagePool, RandomUseKeepsPagesApart) {

@@ -21,8 +21,7 @@ namespace {
 constexpr int kDim = 64;
 
 Cache MakeCache(int n_layers, int n_kv_heads, uint64_t limit = 0) {
-  return Cache({n_layers, n_kv_heads, kDim}, MakeKeyCodec("f16", kDim), MakeValueCodec("f16", kDim),
-               limit);
+  return Cache({n_layers, n_kv_heads, kDim}, MakeTiers("f16", "f16", kDim), limit);
 }
 
 // What an entry holds tells its head and a number that no other entry has.
@@ -76,25 +75,33 @@ class Numbers {
   int next_ = 0;
 };
 
-void Evict(Subject& subject, int h, const std::vector<int32_t>& holes) {
-  const int n_heads = subject.cache.shape().n_kv_heads;
-  subject.cache.Evict(h / n_heads, h % n_heads, holes);
-  auto& entries = subject.model[h];
-  for (const int32_t hole : holes) {
-    entries[hole] = entries.back();
+// The last entries that stay go to the first holes; `holes` descend.
+void Remove(std::vector<Entry>& entries, std::vector<int32_t> holes) {
+  while (!holes.empty()) {
+    if (holes.front() + 1 == std::ssize(entries)) {
+      holes.erase(holes.begin());
+    } else {
+      entries[holes.back()] = entries.back();
+      holes.pop_back();
+    }
     entries.pop_back();
   }
 }
 
+void Evict(Subject& subject, int h, const std::vector<int32_t>& holes) {
+  const int n_heads = subject.cache.shape().n_kv_heads;
+  subject.cache.Evict(h / n_heads, h % n_heads, holes);
+  Remove(subject.model[h], holes);
+}
+
 void DropFrom(Subject& subject, int32_t position) {
   subject.cache.DropFrom(position);
-  for (size_t h = 0; h < subject.model.size(); ++h) {
-    auto& entries = subject.model[h];
+  for (auto& entries : subject.model) {
+    std::vector<int32_t> holes;
     for (size_t i = entries.size(); i-- > 0;) {
-      if (entries[i].position < position) continue;
-      entries[i] = entries.back();
-      entries.pop_back();
+      if (entries[i].position >= position) holes.push_back(static_cast<int32_t>(i));
     }
+    Remove(entries, holes);
   }
   subject.n_read = std::min(subject.n_read, position);
 }
@@ -148,7 +155,9 @@ std::shared_ptr<const Image> MakeImage(const Cache& cache) {
   }
   for (size_t h = 0; h < offsets.size(); ++h) {
     image->heads.push_back(
-        {image->positions[h], image->worth[h], image->storage.data() + offsets[h]});
+        {image->positions[h],
+         image->worth[h],
+         {{{std::ssize(image->positions[h]), image->storage.data() + offsets[h]}}}});
   }
   return image;
 }

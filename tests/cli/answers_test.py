@@ -8,7 +8,7 @@ import unittest
 from pith_process import DATA, FACT, MODEL, ONE_THREAD, PithTest
 
 CACHE = {"tokens", "entries", "entries_full", "kv_bytes", "kv_bytes_peak", "kv_bytes_shared",
-         "kv_bytes_full"}
+         "kv_bytes_full", "tiers"}
 PLAN = {"keep", "scorer", "budget", "head_floor", "chunkwise", "window", "sinks", "skip_layers",
         "key_codec", "value_codec"}
 ANSWER = CACHE | PLAN | {

@@ -89,10 +89,10 @@ std::shared_ptr<std::byte> AlignedCopy(const std::string& file) {
 // What a session does with a cache that it has loaded.
 void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
   const auto& manifest = file.manifest();
-  const int head_dim = manifest.shape.head_dim;
-  pith::Cache cache(manifest.shape, pith::MakeKeyCodec(manifest.plan.key_codec, head_dim),
-                    pith::MakeValueCodec(manifest.plan.value_codec, head_dim),
-                    manifest.plan.kv_limit);
+  const auto& plan = manifest.plan;
+  pith::Cache cache(manifest.shape,
+                    pith::MakeTiers(plan.key_codec, plan.value_codec, manifest.shape.head_dim),
+                    plan.kv_limit);
   cache.Adopt(file.heads(), std::move(owner));
   pith::Cache fork = cache.Fork();
   fork.DropFrom(static_cast<int32_t>(manifest.n_read / 2));
