@@ -151,7 +151,7 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
   line.List("--window", lists.windows, "N,...",
             "most recent entries, never dropped, each tried in turn");
   line.List("--key-codec", lists.key_codecs, "NAME,...",
-            "how keys are stored once they have left the window, each tried in turn: f16");
+            "how keys are stored once they have left the window, each tried in turn: f16, q8, q4");
   line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values");
   AddRestTo(line);
 }
@@ -209,7 +209,7 @@ void PlanFlags::AddRestTo(CommandLine& line) {
 
 void PlanFlags::AddCodecsTo(CommandLine& line) {
   line.Option("--key-codec", plan_.key_codec, "NAME",
-              "how keys are stored once they have left the window: f16");
+              "how keys are stored once they have left the window: f16, q8, q4");
   line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values");
 }
 

@@ -318,7 +318,7 @@ TEST_P(TiersTest, AForkMayHaveOtherCodecsOfWhatIsExact) {
   EXPECT_TRUE(Holds(fork));
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, TiersTest, testing::Values("f16"),
+INSTANTIATE_TEST_SUITE_P(Codecs, TiersTest, testing::Values("f16", "q8", "q4"),
                          [](const auto& codec) { return codec.param; });
 
 }  // namespace

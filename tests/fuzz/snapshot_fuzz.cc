@@ -102,20 +102,26 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
       const int64_t n = cache.n_entries(layer, h);
       if (n > 0) cache.Read(layer, h, n - 1, key.data(), value.data());
       const int32_t first = 0;
-      if (fork.n_entries(layer, h) > 0) fork.Evict(layer, h, {&first, 1});
+      const auto last = static_cast<int32_t>(fork.n_entries(layer, h) - 1);
+      if (fork.n_tiers() > 1 && fork.n_entries(layer, h, 0) > 0) {
+        fork.MoveDown(layer, h, {&last, 1}, 1);
+      }
+      if (last >= 0) fork.Evict(layer, h, {&first, 1});
     }
   }
   fork.BeginChunk(3, static_cast<int32_t>(manifest.n_read));
   fork.EndChunk();
 }
 
-std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_tokens,
-                 int n_logits) {
+std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_tokens, int n_logits,
+                 const std::string& codec = "f16") {
   pith::SnapshotManifest manifest;
   manifest.model_name = "m";
   manifest.model_fingerprint = "0123456789abcdef";
   manifest.shape = {n_layers, n_kv_heads, 8};
   manifest.plan.scorer = "knorm";
+  manifest.plan.key_codec = manifest.plan.value_codec = codec;
+  const auto tiers = pith::MakeTiers(codec, codec, manifest.shape.head_dim);
   if (!keep.empty()) manifest.plan.keep = pith::Keep::Parse(keep);
   manifest.n_read = n_tokens;
   manifest.notes = {{"document", "\xe2\x82\xac"}};
@@ -126,7 +132,12 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
     manifest.entries.push_back(n);
     positions += tokens.substr(0, static_cast<size_t>(n) * 4);
     worth += std::string(static_cast<size_t>(n) * 4, '\2');
-    pages += std::string(static_cast<size_t>((n + 63) / 64) * 2048, '\3');
+    const int coded = tiers.size() > 1 ? n * 2 / 3 : 0;
+    if (tiers.size() > 1) {
+      manifest.coded.push_back(coded);
+      pages += std::string((coded + 63) / 64 * tiers[1].page_bytes(), '\4');
+    }
+    pages += std::string((n - coded + 63) / 64 * tiers[0].page_bytes(), '\3');
   }
   const auto source = [](const std::string& text) {
     return [&text](const pith::ByteSink& sink) { sink(std::as_bytes(std::span(text))); };
@@ -143,14 +154,17 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
-  std::vector<std::string> seeds = {Seed("", 1, 1, 0, 0), Seed("50%", 2, 1, 3, 0),
-                                    Seed("200", 1, 2, 70, 5), Seed("tau=-2.5", 2, 2, 10, 3),
-                                    Seed("64MiB", 1, 1, 5, 1)};
+  std::vector<std::string> seeds = {Seed("", 1, 1, 0, 0),       Seed("50%", 2, 1, 3, 0),
+                                    Seed("200", 1, 2, 70, 5),   Seed("tau=-2.5", 2, 2, 10, 3),
+                                    Seed("64MiB", 1, 1, 5, 1),  Seed("50%", 1, 2, 100, 2, "q8"),
+                                    Seed("", 2, 1, 30, 0, "q4")};
   const std::string file = File(seeds[1]);
   seeds.push_back(std::string(1, char{kRaw}) + file.substr(0, 4096 + 1024));
   // A seed that the reader refuses would leave most of it untested.
-  const auto memory = AlignedCopy(file);
-  pith::SnapshotFile::Parse({memory.get(), file.size()}, "seed").Verify();
+  for (const std::string& seed : {file, File(seeds[5])}) {
+    const auto memory = AlignedCopy(seed);
+    pith::SnapshotFile::Parse({memory.get(), seed.size()}, "seed").Verify();
+  }
   pith::testing::WriteSeeds(*argc, *argv, seeds);
   return 0;
 }
