@@ -126,7 +126,7 @@ TEST(Codes, PredictionsAreThoseOfF16InFewerBytes) {
     const char* codec;
     double divergence;  // mean, nats
     double bytes;       // of those in f16
-  } cases[] = {{"q8", 0.001, 0.62}, {"q4", 0.06, 0.42}};
+  } cases[] = {{"q8", 0.01, 0.66}, {"q4", 0.06, 0.42}};
   for (const auto& [codec, divergence, bytes] : cases) {
     plan.key_codec = plan.value_codec = codec;
     Session session(DefaultModel(), plan, {.n_batch = 128});
@@ -204,11 +204,11 @@ TEST(Codes, ASnapshotHoldsThemAsTheyAre) {
   ASSERT_EQ(info.tiers.size(), 2u);
   EXPECT_EQ(info.tiers[1].key_codec, "q8");
   EXPECT_EQ(info.tiers[1].value_codec, "q4");
-  EXPECT_GT(info.tiers[1].entries, 10 * info.tiers[0].entries);
+  EXPECT_GT(info.tiers[1].entries, 4 * info.tiers[0].entries);
   EXPECT_LT(std::filesystem::file_size(file), 740u * 2 * 2 * 32 * 4);
 }
 
-TEST(Codes, ForksGoOnAsTheySessionDoesOrBeginFromF16) {
+TEST(Codes, ForksGoOnAsTheSessionDoesOrBeginFromF16) {
   Session coded(SmallModel(), CodesPlan("50%", "q8", "q8"), OneThread());
   coded.Read(Noise(600));
   Session fork = coded.Fork();
