@@ -18,6 +18,8 @@ std::span<const Token> ContextOf(const TextPiece& piece, int n_next) {
   return std::span(piece.tokens).first(piece.tokens.size() - static_cast<size_t>(n_next) - 1);
 }
 
+bool IsFull(const Plan& plan) { return plan.keep.kind == Keep::Kind::kAll && !plan.has_codes(); }
+
 // Has `session`, which has read the context, read what follows, and compares it with the full
 // cache, whose own logits `full` may be as they come.
 KldOutcome Compare(Session& session, const TextPiece& piece, int n_next, const ReadingStats& stats,
@@ -102,7 +104,7 @@ std::vector<KldOutcome> RunKld(const Model& model, const TextPiece& piece, int n
   std::vector<KldOutcome> outcomes(plans.size());
   std::vector<size_t> tried_for(tried.size());  // which outcome is whose
   for (size_t i = 0; i < plans.size(); ++i) {
-    if (plans[i].keep.kind == Keep::Kind::kAll) continue;
+    if (IsFull(plans[i])) continue;
     tried.push_back(plans[i]);
     tried_for.push_back(i);
   }
@@ -117,7 +119,7 @@ std::vector<KldOutcome> RunKld(const Model& model, const TextPiece& piece, int n
                 });
   }
   for (size_t i = 0; i < plans.size(); ++i) {
-    if (plans[i].keep.kind == Keep::Kind::kAll) outcomes[i] = full.outcome;
+    if (IsFull(plans[i])) outcomes[i] = full.outcome;
   }
   return outcomes;
 }
