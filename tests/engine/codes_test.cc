@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/default_model.h"
+#include "engine/greedy.h"
 #include "engine/session_impl.h"
 #include "engine/snapshot_bytes.h"
 #include "pith/error.h"
@@ -19,6 +20,9 @@
 namespace pith {
 namespace {
 
+using testing::Continue;
+using testing::Logits;
+using testing::OneThread;
 using testing::ReadWhole;
 using testing::TempFolder;
 using testing::WriteWhole;
@@ -52,27 +56,10 @@ Plan CodesPlan(std::string_view keep, const std::string& keys, const std::string
   return plan;
 }
 
-SessionOptions OneThread() { return {.n_batch = 128, .n_threads = 1}; }
-
 std::vector<Token> Noise(size_t n) {
   std::vector<Token> tokens;
   for (size_t i = 0; i < n; ++i) tokens.push_back(static_cast<Token>((i * 79 + i / 7) % 250));
   return tokens;
-}
-
-std::vector<Token> Continue(Session& session, int n) {
-  std::vector<Token> out;
-  for (int i = 0; i < n; ++i) {
-    const auto logits = session.logits();
-    out.push_back(
-        static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-    session.Next(out.back());
-  }
-  return out;
-}
-
-std::vector<float> Logits(const Session& session) {
-  return {session.logits().begin(), session.logits().end()};
 }
 
 // Positions of a head's exact entries.

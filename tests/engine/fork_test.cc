@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/default_model.h"
+#include "engine/greedy.h"
 #include "engine/session_impl.h"
 #include "pith/error.h"
 #include "pith/session.h"
@@ -16,30 +17,16 @@
 namespace pith {
 namespace {
 
+using testing::Continue;
+using testing::Logits;
+using testing::OneThread;
+
 Plan KeepPlan(std::string_view keep, const std::string& scorer = "knorm") {
   Plan plan;
   plan.keep = Keep::Parse(keep);
   plan.scorer = scorer;
   plan.window = 16;
   return plan;
-}
-
-SessionOptions OneThread() { return {.n_batch = 128, .n_threads = 1}; }
-
-// Greedy tokens that follow; the session reads them.
-std::vector<Token> Continue(Session& session, int n) {
-  std::vector<Token> out;
-  for (int i = 0; i < n; ++i) {
-    const auto logits = session.logits();
-    out.push_back(
-        static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-    session.Next(out.back());
-  }
-  return out;
-}
-
-std::vector<float> Logits(const Session& session) {
-  return {session.logits().begin(), session.logits().end()};
 }
 
 // Every entry of a session's cache: positions, worths and bytes.

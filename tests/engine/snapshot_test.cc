@@ -13,6 +13,7 @@
 
 #include "base/mapped_file.h"
 #include "engine/default_model.h"
+#include "engine/greedy.h"
 #include "engine/session_impl.h"
 #include "engine/snapshot_bytes.h"
 #include "engine/snapshot_file.h"
@@ -26,6 +27,9 @@
 namespace pith {
 namespace {
 
+using testing::Continue;
+using testing::Logits;
+using testing::OneThread;
 using testing::ReadWhole;
 using testing::TempFolder;
 using testing::WriteWhole;
@@ -59,28 +63,10 @@ Plan KeepPlan(std::string_view keep, const std::string& scorer = "knorm") {
   return plan;
 }
 
-SessionOptions OneThread() { return {.n_batch = 128, .n_threads = 1}; }
-
 std::vector<Token> Noise(size_t n, int seed = 0) {
   std::vector<Token> tokens;
   for (size_t i = 0; i < n; ++i) tokens.push_back(static_cast<Token>((i * 79 + seed * 31) % 250));
   return tokens;
-}
-
-// Greedy tokens that follow; the session reads them.
-std::vector<Token> Continue(Session& session, int n) {
-  std::vector<Token> out;
-  for (int i = 0; i < n; ++i) {
-    const auto logits = session.logits();
-    out.push_back(
-        static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-    session.Next(out.back());
-  }
-  return out;
-}
-
-std::vector<float> Logits(const Session& session) {
-  return {session.logits().begin(), session.logits().end()};
 }
 
 void ExpectError(ErrorCode code, const std::vector<std::string>& words,
