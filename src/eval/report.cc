@@ -9,7 +9,9 @@
 #include <set>
 
 #include "base/fail.h"
+#include "eval/report_cells.h"
 #include "eval/report_rows.h"
+#include "eval/report_shares.h"
 #include "eval/report_tasks.h"
 
 namespace pith {
@@ -17,63 +19,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using Format = ReportFormat;
-using Records = std::vector<const EvalRecord*>;
-
-std::optional<double> NumberOf(const EvalRecord& record, const char* field) {
-  const auto found = record.numbers.find(field);
-  if (found == record.numbers.end()) return std::nullopt;
-  return found->second;
-}
-
-std::optional<Interval> IntervalOf(const EvalRecord& record, const char* field) {
-  if (field == nullptr) return std::nullopt;
-  const auto found = record.intervals.find(field);
-  if (found == record.intervals.end()) return std::nullopt;
-  return found->second;
-}
-
-std::string Shown(double value, Format format) {
-  switch (format) {
-    case Format::kPercent:
-      return fmt::format("{:.1f}%", 100 * value);
-    case Format::kFine:
-      return fmt::format("{:.4f}", value);
-    case Format::kPlain:
-    case Format::kSeconds:
-      return fmt::format("{:.2f}", value);
-    case Format::kSigned:
-      return fmt::format("{:+.4f}", value);
-    case Format::kRho:
-      return fmt::format("{:.3f}", value);
-    case Format::kPoints:
-      return fmt::format("{:.1f}", value);
-    case Format::kCount:
-      return fmt::format("{:.0f}", value);
-    case Format::kMiB:
-      return fmt::format("{:.2f}", value / (1 << 20));
-  }
-  return {};
-}
-
-std::string Shown(const Interval& interval, Format format) {
-  return Shown(interval.low, format) + " to " + Shown(interval.high, format);
-}
-
-std::string Exact(double value) { return fmt::format("{}", value); }
-
-ReportCell CellOf(std::optional<double> value, Format format) {
-  if (!value) return {"", {""}};
-  return {Shown(*value, format), {Exact(*value)}};
-}
-
-ReportCell CellOf(const std::optional<Interval>& interval, Format format) {
-  if (!interval) return {"", {"", ""}};
-  return {Shown(*interval, format), {Exact(interval->low), Exact(interval->high)}};
-}
-
-ReportColumn IntervalColumn(const std::string& field) {
-  return {"95 % interval", {field + "_low", field + "_high"}};
-}
+using Records = ReportRecords;
 
 // Columns in which no row has anything are left out.
 ReportTable WithoutEmptyColumns(ReportTable table) {
@@ -415,6 +361,7 @@ ReportSection SectionOf(const TaskReport& task, const ReportRows& rows) {
     if (auto figure = CorrelationBars(whole, rows)) section.figures.push_back(std::move(*figure));
   }
   if (!whole.empty()) {
+    if (auto table = SharesTable(task, whole, rows)) section.tables.push_back(std::move(*table));
     section.tables.push_back(TableOf(task.id, task.title, whole, task.measures, rows, false));
   }
   if (spearman) {

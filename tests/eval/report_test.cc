@@ -168,6 +168,25 @@ TEST(ReportTest, RowsAreInOrderAndNamed) {
   EXPECT_EQ(report.variants, (Strings{"uniform", "global"}));
 }
 
+TEST(ReportTest, SharesAtAGlance) {
+  const Json half = {{"keep", "50%"}, {"kept_fraction", 0.5}};
+  const Report report =
+      ReportOf(Json::array({Kld("qfilter", 0.4), Kld("qfilter", 0.3, half), Kld("knorm", 0.5),
+                            Kld(nullptr, 0), Kld("knorm", 0.2, {{"budget", "global"}})}));
+  const ReportTable& table = TableOf(report, "kld_by_share");
+  EXPECT_EQ(Shown(table, "scorer"), (Strings{"full cache", "qfilter", "knorm", "knorm"}));
+  EXPECT_EQ(Shown(table, "budget"), (Strings{"", "uniform", "uniform", "global"}));
+  EXPECT_EQ(Shown(table, "50%"),
+            (Strings{"0.0000 (0.0000 to 0.0000)", "0.3000 (0.1500 to 0.6000)", "", ""}));
+  EXPECT_EQ(Shown(table, "25%").back(), "0.2000 (0.1000 to 0.4000)");
+  EXPECT_EQ(table.rows.at(1).at(4).exact, (Strings{"0.4", "0.2", "0.8"}));
+
+  const Report one_share = ReportOf(Json::array({Kld("qfilter", 0.4), Kld("knorm", 0.5)}));
+  for (const ReportSection& section : one_share.sections) {
+    for (const ReportTable& other : section.tables) EXPECT_NE(other.id, "kld_by_share");
+  }
+}
+
 TEST(ReportTest, SettingsAreToldWhereTheyDiffer) {
   const Report report =
       ReportOf(Json::array({Kld("knorm", 0.5), Kld("knorm", 0.4, {{"window", 64}}),
