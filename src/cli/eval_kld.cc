@@ -9,6 +9,7 @@
 
 #include "cli/eval_plans.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_texts.h"
 #include "cli/output_file.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
@@ -33,19 +34,19 @@ struct KldFlags {
 };
 
 // Has the full cache read every piece, each of `length` tokens to compress and those that follow.
-void SaveBase(const KldFlags& flags, const Model& model, const TextPieces& pieces,
-              const SessionOptions& options) {
+void SaveBase(const KldFlags& flags, const TextTask& text) {
   const std::vector<int64_t> lengths = flags.eval.Lengths();
   const auto n_pieces = static_cast<int>(lengths.size()) * flags.eval.trials();
-  KldBaseWriter writer(flags.save_base, model.info(), flags.next, n_pieces);
+  KldBaseWriter writer(flags.save_base, text.model().info(), flags.next, n_pieces);
   ProgressBar bar("base", "pieces");
   int done = 0;
   bar.Show(done, n_pieces);
   for (int64_t length : lengths) {
     for (int i = 0; i < flags.eval.trials(); ++i) {
       const int trial = flags.eval.first_trial() + i;
-      const TextPiece piece = pieces.Make(trial, length + flags.next + 1);
-      writer.Add(length, trial, piece, PredictFull(model, piece, flags.next, options));
+      const TextPiece piece = text.pieces().Make(trial, length + flags.next + 1);
+      writer.Add(length, trial, piece,
+                 PredictFull(text.model(), piece, flags.next, text.options()));
       bar.Show(++done, n_pieces);
     }
   }
@@ -134,22 +135,16 @@ int EvalKld(const EvalTask& task, std::span<char* const> arguments) {
     throw UsageError("--save-base makes the file that --base would read, expected one of the two");
   }
   if (!flags.save_base.empty()) CheckWritable(flags.save_base);
-  const std::vector<std::string> texts = ReadTexts(flags.text, "--text");
-
-  const Model model = flags.eval.LoadModel();
-  const SessionOptions options = flags.eval.ForSession(model);
-  const TextPieces pieces(model.tokenizer(), texts, flags.eval.seed());
-  const int64_t longest = std::min(pieces.longest(), ContextOf(model, options));
-  flags.eval.CheckLengths(2, longest - flags.next - 1,
-                          fmt::format("what the context and the longest text ({} tokens) hold with "
-                                      "the {} that follow",
-                                      pieces.longest(), flags.next + 1));
+  const TextTask text(flags.text, flags.eval);
+  const Model& model = text.model();
+  const SessionOptions& options = text.options();
+  text.CheckLengths(2, "", flags.next + 1);
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);
   const Compression compression = flags.eval.compression(plans);
-  Json settings = TextSettings("kld", kTaskVersion, flags.eval, model, texts);
+  Json settings = text.Settings("kld", kTaskVersion);
   settings.push_back(options.n_batch);
   settings.push_back(flags.next);
-  if (!flags.save_base.empty()) SaveBase(flags, model, pieces, options);
+  if (!flags.save_base.empty()) SaveBase(flags, text);
   std::optional<KldBase> base;
   const std::string& file = flags.base.empty() ? flags.save_base : flags.base;
   if (!file.empty()) {
@@ -159,7 +154,7 @@ int EvalKld(const EvalTask& task, std::span<char* const> arguments) {
   const auto cells = RunCells<KldOutcome>(
       flags.eval, settings, plans, "pieces",
       [&](int trial, int64_t length, std::span<const Plan> missing) {
-        const TextPiece piece = pieces.Make(trial, length + flags.next + 1);
+        const TextPiece piece = text.pieces().Make(trial, length + flags.next + 1);
         if (!base) return RunKld(model, piece, flags.next, missing, compression, options);
         const FullPredictions full = base->Find(length, trial, piece, flags.next);
         return RunKld(model, piece, flags.next, missing, compression, options, &full);

@@ -7,6 +7,7 @@
 
 #include "cli/eval_asked.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_texts.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
 #include "eval/interval.h"

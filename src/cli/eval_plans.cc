@@ -11,9 +11,10 @@
 #include <utility>
 
 #include "base/fail.h"
-#include "cli/document.h"
+#include "cache/pq_codebook.h"
 #include "cli/report.h"
 #include "engine/snapshot_manifest.h"
+#include "eval/key_coding.h"
 #include "scorers/scorer.h"
 
 namespace pith::cli {
@@ -38,11 +39,11 @@ int ParseWindow(const std::string& text) {
 }
 
 // NAME or NAME@FILE.
-std::pair<std::string, std::string> ParseScorer(const std::string& text) {
+std::pair<std::string, std::string> ParseNamed(const char* flag, const std::string& text) {
   const size_t at = text.find('@');
   if (at == std::string::npos) return {text, ""};
   if (at + 1 == text.size()) {
-    throw UsageError(fmt::format("--scorer '{}' names no calibration after the @", text));
+    throw UsageError(fmt::format("{} '{}' names no calibration after the @", flag, text));
   }
   return {text.substr(0, at), text.substr(at + 1)};
 }
@@ -66,6 +67,8 @@ void EvalFlags::AddTo(CommandLine& line, const std::string& trials) {
   model_.AddTo(line);
   if (tries_ == Tries::kScorers) {
     plan_.AddScorersTo(line, lists_.scorers);
+  } else if (tries_ == Tries::kKeyCodecs) {
+    plan_.AddKeyCodecsTo(line, lists_.key_codecs);
   } else {
     plan_.AddTo(line, lists_);
   }
@@ -89,7 +92,8 @@ void EvalFlags::Check() const {
   }
   for (const std::string& window : lists_.windows) {
     for (const std::string& scorer : lists_.scorers) {
-      const PlanFlags flags = plan_.With(ParseScorer(scorer).first, ParseWindow(window), "");
+      const PlanFlags flags =
+          plan_.With(ParseNamed("--scorer", scorer).first, ParseWindow(window), "");
       for (const std::string& keep : lists_.keeps) flags.Check(keep);
     }
   }
@@ -115,10 +119,11 @@ void EvalFlags::CheckLengths(int64_t low, int64_t high, const std::string& why) 
 }
 
 std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions& options) const {
+  if (tries_ == Tries::kKeyCodecs) return KeyCodecs(model);
   std::vector<TriedPlan> plans;
   if (tries_ != Tries::kScorers) plans.push_back({Plan(), ""});
   for (const std::string& text : lists_.scorers) {
-    const auto [scorer, calibration] = ParseScorer(text);
+    const auto [scorer, calibration] = ParseNamed("--scorer", text);
     std::shared_ptr<const Calibration> shared;
     for (const std::string& window : lists_.windows) {
       for (const std::string& keep : lists_.keeps) {
@@ -155,6 +160,31 @@ std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions
   return plans;
 }
 
+std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
+  std::map<std::string, std::shared_ptr<const Calibration>> loaded;  // by file
+  const auto calibration_of = [&](const std::string& file) {
+    if (!file.empty() && !loaded.contains(file)) {
+      loaded[file] = plan_.With(Plan().scorer, Plan().window, file)
+                         .CalibrationFor(Plan(), model, model_.File());
+    }
+    return file.empty() ? nullptr : loaded[file];
+  };
+  std::vector<std::string> names = lists_.key_codecs;
+  if (names.empty()) names = KeyCodingNames(calibration_of(plan_.calibration_file()).get());
+  std::vector<TriedPlan> plans;
+  for (const std::string& text : names) {
+    const auto [codec, file] = ParseNamed("--key-codec", text);
+    TriedPlan& tried = plans.emplace_back();
+    tried.plan.key_codec = codec;
+    if (ParsePqShape(codec)) {
+      tried.plan.calibration = calibration_of(file.empty() ? plan_.calibration_file() : file);
+      tried.calibration = file;
+    }
+    AsUsage([&] { return MakeKeyCoding(tried.plan, model.info()); });
+  }
+  return plans;
+}
+
 Compression EvalFlags::compression(std::span<const TriedPlan> plans) const {
   const bool on_the_way =
       while_reading_ || std::any_of(plans.begin(), plans.end(), [](const TriedPlan& tried) {
@@ -174,54 +204,6 @@ std::string EvalFlags::Settings(const Json& task, const TriedPlan& tried) const 
   }
   const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
-}
-
-std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::string& flag) {
-  std::error_code ignored;
-  if (names.empty()) {
-    if (!fs::is_directory(kCheckoutEssays, ignored)) {
-      throw UsageError(fmt::format("which text to read? Give {} FILES", flag));
-    }
-    names.emplace_back(kCheckoutEssays);
-  }
-  const auto read = [](const fs::path& file) {
-    try {
-      return ReadDocument(file);
-    } catch (const Error& error) {
-      throw UsageError(error.what());
-    }
-  };
-  std::vector<std::string> documents;
-  for (const std::string& name : names) {
-    if (!fs::is_directory(name, ignored)) {
-      documents.push_back(read(name));
-      continue;
-    }
-    std::vector<fs::path> files;
-    for (const fs::directory_entry& entry : fs::directory_iterator(name)) {
-      if (entry.path().extension() == ".txt") files.push_back(entry.path());
-    }
-    if (files.empty()) throw UsageError(fmt::format("there is no .txt file in {}", name));
-    std::sort(files.begin(), files.end());
-    for (const fs::path& file : files) documents.push_back(read(file));
-  }
-  return documents;
-}
-
-void AddTextFlag(CommandLine& line, std::vector<std::string>& names) {
-  line.Files("--text", names,
-             "text files, or folders of .txt files, to cut pieces from (default: " +
-                 std::string(kCheckoutEssays) + " if that is there)");
-}
-
-Json TextSettings(const std::string& task, int version, const EvalFlags& flags, const Model& model,
-                  const std::vector<std::string>& texts) {
-  Json json = {task, version, model.info().fingerprint, flags.seed()};
-  Json& hashes = json.emplace_back(Json::array());
-  for (const std::string& text : texts) {
-    hashes.push_back(fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())));
-  }
-  return json;
 }
 
 Json Pair(const Interval& interval) { return {interval.low, interval.high}; }
@@ -284,13 +266,18 @@ void AddMeans(Json& json, const ReadingMeans& means, const ReadingMeans& full,
   json["context_tokens"] = means.tokens;
   json["read_s"] = means.read_s;
   json["score_s"] = means.score_s;
+  AddOrigin(json, flags, options, means.date);
+}
+
+void AddOrigin(Json& json, const EvalFlags& flags, const SessionOptions& options,
+               const std::string& date) {
   json["trials"] = flags.trials();
   json["first_trial"] = flags.first_trial();
   json["seed"] = flags.seed();
   json["threads"] = options.n_threads;
   json["cpu"] = CpuName();
   json["version"] = PITH_VERSION;
-  json["date"] = means.date;
+  json["date"] = date;
 }
 
 std::vector<std::string> PlanCells(const TriedPlan& tried, int64_t length) {

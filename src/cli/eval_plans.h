@@ -33,10 +33,13 @@ class EvalFlags {
     kPlans,
     kPlansWhileReading,  // as if --while-reading were given, which is not a flag then
     kScorers,            // plans that evict nothing, but have their entries judged
+    kKeyCodecs,          // plans that evict nothing and store keys each in its way
   };
 
   explicit EvalFlags(Tries tries = Tries::kPlans)
-      : tries_(tries), while_reading_(tries == Tries::kPlansWhileReading) {}
+      : tries_(tries), while_reading_(tries == Tries::kPlansWhileReading) {
+    if (tries == Tries::kKeyCodecs) lists_.key_codecs.clear();
+  }
 
   // --length --trials --first-trial --seed --while-reading --out --json, model and plan. `trials`
   // says in the help what a trial is.
@@ -50,7 +53,8 @@ class EvalFlags {
   std::vector<int64_t> Lengths() const;
   // Throws UsageError unless all lengths are from `low`, which `why` explains, to `high`.
   void CheckLengths(int64_t low, int64_t high, const std::string& why) const;
-  // The full cache, then every scorer with every keep, budget and window; or the scorers alone.
+  // The full cache, then every scorer with every keep, budget and window; or the scorers alone; or
+  // the key codecs.
   // Throws UsageError for one that makes no sense for the model.
   std::vector<TriedPlan> Plans(const Model& model, const SessionOptions& options) const;
   Compression compression(std::span<const TriedPlan> plans) const;
@@ -66,6 +70,8 @@ class EvalFlags {
   bool json() const { return json_; }
 
  private:
+  std::vector<TriedPlan> KeyCodecs(const Model& model) const;
+
   Tries tries_;
   ModelFlags model_;
   PlanFlags plan_{"25%", kAutoScorer};
@@ -83,15 +89,6 @@ class EvalFlags {
   bool while_reading_;
   bool json_ = false;
 };
-
-// The files named; of a folder all its .txt files; without names those of a checkout. `flag` is the
-// one that names them. Throws UsageError.
-std::vector<std::string> ReadTexts(std::vector<std::string> names, const std::string& flag);
-inline constexpr char kCheckoutEssays[] = ".deps/texts/essays";
-// --text, for tasks that cut pieces from plain text, and what such a piece depends on.
-void AddTextFlag(CommandLine& line, std::vector<std::string>& names);
-nlohmann::ordered_json TextSettings(const std::string& task, int version, const EvalFlags& flags,
-                                    const Model& model, const std::vector<std::string>& texts);
 
 // length | scorer | keep | budget | window, as a table's cells.
 std::vector<std::string> PlanCells(const TriedPlan& plan, int64_t length);
@@ -124,8 +121,11 @@ nlohmann::ordered_json Pair(const Interval& interval);  // [low, high]
 // `model`, `fingerprint`, `length`, the plan with its `calibration`, `while_reading`.
 void AddTried(nlohmann::ordered_json& json, const Model& model, int64_t length,
               const TriedPlan& plan, const EvalFlags& flags);
+// `trials`, `first_trial`, `seed`, `threads`, `cpu`, `version`, `date`.
+void AddOrigin(nlohmann::ordered_json& json, const EvalFlags& flags, const SessionOptions& options,
+               const std::string& date);
 // `kept_fraction`, `kept_per_head`, `kv_bytes`, `full_kv_bytes`, `context_tokens`, `read_s`,
-// `score_s`, `trials`, `first_trial`, `seed`, `threads`, `cpu`, `version`, `date`.
+// `score_s`, and AddOrigin's.
 void AddMeans(nlohmann::ordered_json& json, const ReadingMeans& means, const ReadingMeans& full,
               const EvalFlags& flags, const SessionOptions& options);
 

@@ -8,6 +8,7 @@
 
 #include "cli/eval_plans.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_texts.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
 #include "engine/repeat_pass.h"
@@ -136,24 +137,19 @@ int EvalPpl(const EvalTask& task, std::span<char* const> arguments) {
   if (flags.from < 1 || flags.from > 10000000) {
     throw UsageError(fmt::format("--from is {}, expected 1 to 10,000,000", flags.from));
   }
-  const std::vector<std::string> texts = ReadTexts(flags.text, "--text");
-
-  const Model model = flags.eval.LoadModel();
-  const SessionOptions options = flags.eval.ForSession(model);
-  const TextPieces pieces(model.tokenizer(), texts, flags.eval.seed());
-  flags.eval.CheckLengths(
-      flags.from + 2, std::min(pieces.longest(), ContextOf(model, options)),
-      fmt::format("more than --from and what the context and the longest text ({} tokens) hold",
-                  pieces.longest()));
+  const TextTask text(flags.text, flags.eval);
+  const Model& model = text.model();
+  const SessionOptions& options = text.options();
+  text.CheckLengths(flags.from + 2, "more than --from");
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);
   RefuseUnjudged(plans, flags, model);
-  Json settings = TextSettings("ppl", kTaskVersion, flags.eval, model, texts);
+  Json settings = text.Settings("ppl", kTaskVersion);
   settings.push_back(flags.from);
   settings.push_back(flags.streaming ? Json("streaming") : Json(options.n_batch));
   const auto cells = RunCells<PplOutcome>(
       flags.eval, settings, plans, "pieces",
       [&](int trial, int64_t length, std::span<const Plan> missing) {
-        return RunPpl(model, pieces.Make(trial, length), missing, flags.from,
+        return RunPpl(model, text.pieces().Make(trial, length), missing, flags.from,
                       flags.streaming ? Stride::kToken : Stride::kBatch, options);
       });
   if (flags.eval.json()) {

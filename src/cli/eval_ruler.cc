@@ -9,6 +9,7 @@
 
 #include "cli/eval_asked.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_texts.h"
 #include "cli/verbs.h"
 #include "eval/ruler.h"
 

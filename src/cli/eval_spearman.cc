@@ -8,6 +8,7 @@
 
 #include "cli/eval_plans.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_texts.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
 #include "eval/interval.h"
@@ -102,24 +103,20 @@ int EvalSpearman(const EvalTask& task, std::span<char* const> arguments) {
   if (flags.distance < 0 || flags.distance > 10000000) {
     throw UsageError(fmt::format("--distance is {}, expected 0 to 10,000,000", flags.distance));
   }
-  const std::vector<std::string> texts = ReadTexts(flags.text, "--text");
-
-  const Model model = flags.eval.LoadModel();
-  const SessionOptions options = flags.eval.ForSession(model);
-  const TextPieces pieces(model.tokenizer(), texts, flags.eval.seed());
-  flags.eval.CheckLengths(
-      flags.distance + 4, std::min(pieces.longest(), ContextOf(model, options)),
-      fmt::format("more than --distance and what the context and the longest text ({} tokens) hold",
-                  pieces.longest()));
+  const TextTask text(flags.text, flags.eval);
+  const Model& model = text.model();
+  const SessionOptions& options = text.options();
+  text.CheckLengths(flags.distance + 4, "more than --distance");
   const std::vector<TriedPlan> plans = flags.eval.Plans(model, options);
-  Json settings = TextSettings("spearman", kTaskVersion, flags.eval, model, texts);
+  Json settings = text.Settings("spearman", kTaskVersion);
   settings.push_back(options.n_batch);
   settings.push_back(flags.distance);
-  const auto cells = RunCells<SpearmanOutcome>(
-      flags.eval, settings, plans, "pieces",
-      [&](int trial, int64_t length, std::span<const Plan> missing) {
-        return RunSpearman(model, pieces.Make(trial, length), missing, flags.distance, options);
-      });
+  const auto cells =
+      RunCells<SpearmanOutcome>(flags.eval, settings, plans, "pieces",
+                                [&](int trial, int64_t length, std::span<const Plan> missing) {
+                                  return RunSpearman(model, text.pieces().Make(trial, length),
+                                                     missing, flags.distance, options);
+                                });
   if (flags.eval.json()) {
     auto records = Json::array();
     for (const SpearmanCell& cell : cells) {

@@ -18,6 +18,7 @@ int EvalLongBench(const EvalTask& task, std::span<char* const> arguments);
 int EvalKld(const EvalTask& task, std::span<char* const> arguments);
 int EvalPpl(const EvalTask& task, std::span<char* const> arguments);
 int EvalSpearman(const EvalTask& task, std::span<char* const> arguments);
+int EvalCodec(const EvalTask& task, std::span<char* const> arguments);
 int EvalReport(const EvalTask& task, std::span<char* const> arguments);
 
 inline constexpr EvalTask kEvalTasks[] = {
@@ -28,6 +29,7 @@ inline constexpr EvalTask kEvalTasks[] = {
     {"kld", "how far compression moves the predictions of running text (KL divergence)", EvalKld},
     {"ppl", "perplexity of texts that are read with a compressed cache", EvalPpl},
     {"spearman", "whether scorers rank entries as later queries look at them", EvalSpearman},
+    {"codec", "what codecs do to attention over keys, layer by layer", EvalCodec},
     {"report", "draw what the others printed with --json: a page with plots, or tables",
      EvalReport},
 };

@@ -162,6 +162,16 @@ void PlanFlags::AddScorersTo(CommandLine& line, std::vector<std::string>& scorer
   AddCalibrationTo(line);
 }
 
+void PlanFlags::AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_codecs) {
+  line.Group("Codecs");
+  line.List("--key-codec", key_codecs, "NAME,...",
+            "how keys are stored, each tried in turn: q8, q4, int2, and pq8xM or pq4xM of which "
+            "the calibration has a codebook; NAME@FILE takes another calibration for it (default: "
+            "all)");
+  line.Option("--calibration", calibration_, "FILE",
+              "calibration with codebooks, as pith calibrate --codebooks makes it");
+}
+
 PlanFlags PlanFlags::With(const std::string& scorer, int window,
                           const std::string& calibration) const {
   PlanFlags flags = *this;

@@ -58,6 +58,8 @@ class PlanFlags {
   void AddTo(CommandLine& line, PlanLists& lists);
   // --scorer and --calibration only, for verbs that evict nothing.
   void AddScorersTo(CommandLine& line, std::vector<std::string>& scorers);
+  // --key-codec and --calibration only, for verbs that measure keys by themselves.
+  void AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_codecs);
   // These flags with another scorer and window and, unless it is empty, another calibration.
   PlanFlags With(const std::string& scorer, int window, const std::string& calibration) const;
 
@@ -82,6 +84,7 @@ class PlanFlags {
   }
   Plan ForModel(const Model& model, const std::filesystem::path& model_file,
                 const std::string& keep) const;
+  const std::string& calibration_file() const { return calibration_; }  // "": none was named
   // What `plan` needs, null if nothing. Throws Error when there is none that fits.
   std::shared_ptr<const Calibration> CalibrationFor(const Plan& plan, const Model& model,
                                                     const std::filesystem::path& model_file) const;

@@ -3,13 +3,12 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <random>
-#include <thread>
 
 #include "base/fail.h"
+#include "base/for_each.h"
 #include "calibrate/metadata_keys.h"
 #include "calibrate/pq_train.h"
 #include "calibrate/rope_layout.h"
@@ -26,28 +25,6 @@ using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 // A key weighs as much as the root of what attention pays it, in means of a head, but no less than
 // this: few keys would decide all centroids otherwise.
 constexpr float kLeastPaid = 1e-2f;
-
-// Calls work(head) for all heads, by as many threads.
-template <typename Work>
-void ForEachHead(int n_heads, int n_threads, const Work& work) {
-  std::atomic<int> next = 0;
-  std::exception_ptr error;
-  std::mutex mutex;
-  const auto run = [&] {
-    try {
-      for (int head; (head = next++) < n_heads;) work(head);
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      error = std::current_exception();
-      next = n_heads;
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 1; i < n_threads; ++i) threads.emplace_back(run);
-  run();
-  for (std::thread& thread : threads) thread.join();
-  if (error) std::rethrow_exception(error);
-}
 
 // Keys of every head, what attention pays them and who looks at them.
 class KeyGatherer {
@@ -85,8 +62,8 @@ class KeyGatherer {
     ReadOptions read;
     read.progress = progress;
     session.Read(sequence, read);
-    ForEachHead(static_cast<int>(heads_.size()), n_threads_,
-                [&](int head) { Gather(session.impl().cache, head); });
+    ForEachIndex(static_cast<int>(heads_.size()), n_threads_,
+                 [&](int head) { Gather(session.impl().cache, head); });
   }
 
   // Codebooks of one head, its keys let go.
@@ -270,7 +247,7 @@ void CalibrateCodebooks(const Model& model, std::span<const std::string> texts,
   std::vector<KeyGatherer::HeadBooks> books(static_cast<size_t>(gatherer.n_heads()));
   std::mutex mutex;
   int64_t n_done = 0;
-  ForEachHead(gatherer.n_heads(), gatherer.n_threads(), [&](int head) {
+  ForEachIndex(gatherer.n_heads(), gatherer.n_threads(), [&](int head) {
     books[static_cast<size_t>(head)] = gatherer.Fit(head, shapes, options.seed);
     const std::lock_guard lock(mutex);
     if (progress.train && !progress.train(++n_done, gatherer.n_heads())) {

@@ -7,9 +7,7 @@
 #include <vector>
 
 namespace pith {
-namespace {
 
-// 0 for the smallest.
 std::vector<double> Ranks(std::span<const double> values) {
   std::vector<size_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
@@ -24,19 +22,19 @@ std::vector<double> Ranks(std::span<const double> values) {
   return ranks;
 }
 
-}  // namespace
-
-double Spearman(std::span<const double> a, std::span<const double> b) {
-  const std::vector<double> ranks_a = Ranks(a);
-  const std::vector<double> ranks_b = Ranks(b);
-  const double mean = (static_cast<double>(a.size()) - 1) / 2;
+double RankCorrelation(std::span<const double> ranks_a, std::span<const double> ranks_b) {
+  const double mean = (static_cast<double>(ranks_a.size()) - 1) / 2;
   double ab = 0, aa = 0, bb = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
+  for (size_t i = 0; i < ranks_a.size(); ++i) {
     ab += (ranks_a[i] - mean) * (ranks_b[i] - mean);
     aa += (ranks_a[i] - mean) * (ranks_a[i] - mean);
     bb += (ranks_b[i] - mean) * (ranks_b[i] - mean);
   }
   return aa > 0 && bb > 0 ? ab / std::sqrt(aa * bb) : 0;
+}
+
+double Spearman(std::span<const double> a, std::span<const double> b) {
+  return RankCorrelation(Ranks(a), Ranks(b));
 }
 
 }  // namespace pith

@@ -36,11 +36,10 @@ ReportTable WithoutEmptyColumns(ReportTable table) {
 }
 
 ReportTable TableOf(const std::string& id, const std::string& title, const Records& records,
-                    const std::vector<ReportMeasure>& measures, const ReportRows& rows,
-                    bool subtasks) {
-  ReportTable table = {id, title, rows.Columns(subtasks), {}};
+                    const TaskReport& task, const ReportRows& rows, bool subtasks) {
+  ReportTable table = {id, title, rows.Columns(subtasks, task.tried), {}};
   for (const EvalRecord* record : records) table.rows.push_back(rows.Cells(*record, subtasks));
-  std::vector<ReportMeasure> all = measures;
+  std::vector<ReportMeasure> all = task.measures;
   for (const ReportMeasure& measure :
        std::initializer_list<ReportMeasure>{{"kept_fraction", nullptr, "kept", Format::kPercent},
                                             {"kv_bytes", nullptr, "KV, MiB", Format::kMiB},
@@ -83,8 +82,9 @@ void AddPlan(Json& point, const EvalRecord& record, const ReportRows& rows) {
   point["variant"] = rows.Variant(record);
 }
 
-std::optional<ReportFigure> Lines(const std::string& id, const ReportCurve& curve,
-                                  const Records& records, const ReportRows& rows) {
+std::optional<ReportFigure> Lines(const std::string& id, const char* tried,
+                                  const ReportCurve& curve, const Records& records,
+                                  const ReportRows& rows) {
   Json points = Json::array();
   Json full = Json::array();
   for (const EvalRecord* record : records) {
@@ -95,17 +95,25 @@ std::optional<ReportFigure> Lines(const std::string& id, const ReportCurve& curv
       continue;
     }
     AddPlan(*point, *record, rows);
-    if (const auto share = NumberOf(*record, "kept_fraction")) (*point)["share"] = *share;
+    if (const auto x = NumberOf(*record, curve.against ? curve.against : "kept_fraction")) {
+      (*point)[curve.against ? "x" : "share"] = *x;
+    }
     if (const auto bytes = NumberOf(*record, "kv_bytes")) (*point)["mib"] = *bytes / (1 << 20);
-    if (point->contains("share") || point->contains("mib")) points.push_back(*point);
+    if (point->contains("x") || point->contains("share") || point->contains("mib")) {
+      points.push_back(*point);
+    }
   }
   if (points.empty()) return std::nullopt;
   if (curve.relative) full = Json::array();
+  Json x;  // null: the reader chooses
+  if (curve.against) x = {{"title", curve.against_axis}};
   return ReportFigure{id + "_" + curve.field,
                       "lines",
                       curve.title,
                       full.empty() ? "" : "Dashed: the full cache, its interval shaded.",
-                      {{"y",
+                      {{"x", x},
+                       {"tried", tried},
+                       {"y",
                         {{"title", curve.axis},
                          {"percent", curve.percent},
                          {"log", curve.log},
@@ -182,7 +190,8 @@ std::string TitleOf(const std::string& plan, const std::string& panel) {
 void AddDepths(ReportSection& section, const Records& records, const ReportRows& rows) {
   Json cells = Json::array();
   Json full = Json::array();
-  ReportTable table = {"needle_depths", "Needles found by depth", rows.Columns(false), {}};
+  ReportTable table = {
+      "needle_depths", "Needles found by depth", rows.Columns(false, "scorer"), {}};
   table.columns.push_back({"depth", {"depth"}});
   table.columns.push_back({"found", {"correct"}});
   table.columns.push_back({"of", {"trials"}});
@@ -235,7 +244,7 @@ using Heads = std::vector<std::vector<double>>;
 void AddHeads(ReportSection& section, const std::string& id, const std::string& title,
               std::string caption, const Records& records,
               const std::function<const Heads&(const EvalRecord&)>& heads_of, const Json& value,
-              const Json& domain, const ReportRows& rows) {
+              const Json& domain, const char* tried, const ReportRows& rows) {
   size_t n_heads = 0;
   for (const EvalRecord* record : records) {
     for (const auto& layer : heads_of(*record)) n_heads = std::max(n_heads, layer.size());
@@ -246,7 +255,7 @@ void AddHeads(ReportSection& section, const std::string& id, const std::string& 
   if (one_panel && !panels.begin()->empty()) caption += fmt::format(" At {}.", *panels.begin());
   const bool percent = value["percent"].get<bool>();
   Json cells = Json::array();
-  ReportTable table = {id, title, rows.Columns(false), {}};
+  ReportTable table = {id, title, rows.Columns(false, tried), {}};
   table.columns.push_back({"layer", {"layer"}});
   for (size_t head = 0; head < n_heads; ++head) {
     table.columns.push_back({fmt::format("head {}", head), {fmt::format("head_{}", head)}});
@@ -336,7 +345,7 @@ ReportSection HeadBudgets(const ReportRows& rows) {
     AddHeads(
         section, "heads_kept", "Share of entries kept", caption, chosen,
         [](const EvalRecord& record) -> const Heads& { return record.kept_per_head; },
-        {{"title", "kept (%)"}, {"percent", true}}, {0, 1}, rows);
+        {{"title", "kept (%)"}, {"percent", true}}, {0, 1}, task.tried, rows);
     break;
   }
   return section;
@@ -352,30 +361,30 @@ ReportSection SectionOf(const TaskReport& task, const ReportRows& rows) {
     (is_whole ? whole : parts).push_back(&record);
   }
   for (const ReportCurve& curve : task.curves) {
-    if (auto figure = Lines(task.id, curve, whole, rows)) {
+    if (auto figure = Lines(task.id, task.tried, curve, whole, rows)) {
       section.figures.push_back(std::move(*figure));
     }
   }
-  const bool spearman = task.id == std::string_view("spearman");
-  if (spearman) {
+  if (task.id == std::string_view("spearman")) {
     if (auto figure = CorrelationBars(whole, rows)) section.figures.push_back(std::move(*figure));
   }
   if (!whole.empty()) {
     if (auto table = SharesTable(task, whole, rows)) section.tables.push_back(std::move(*table));
-    section.tables.push_back(TableOf(task.id, task.title, whole, task.measures, rows, false));
+    section.tables.push_back(TableOf(task.id, task.title, whole, task, rows, false));
   }
-  if (spearman) {
+  if (task.heads.title != nullptr) {
     AddHeads(
-        section, "spearman_heads", "Rank correlation per head", "", whole,
+        section, fmt::format("{}_heads", task.id), task.heads.title, "", whole,
         [](const EvalRecord& record) -> const Heads& { return record.per_head; },
-        {{"title", "rho"}, {"percent", false}}, {-1, 1}, rows);
+        {{"title", task.heads.value}, {"percent", false}}, {task.heads.least, task.heads.most},
+        task.tried, rows);
   }
   AddDepths(section, whole, rows);
   if (!parts.empty()) {
     if (auto figure = SubtaskBars(task, parts, rows)) section.figures.push_back(std::move(*figure));
     section.tables.push_back(TableOf(fmt::format("{}_subtasks", task.id),
-                                     fmt::format("{}, one by one", task.title), parts,
-                                     task.measures, rows, true));
+                                     fmt::format("{}, one by one", task.title), parts, task, rows,
+                                     true));
   }
   return section;
 }

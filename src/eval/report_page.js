@@ -48,18 +48,18 @@
   }
 
   // Scales and legends that are the same in all plots, so that a scorer looks the same everywhere.
-  function scorerColour(points, colours) {
+  function scorerColour(points, colours, tried = 'scorer') {
     const used = report.scorers.filter((name) => points.some((p) => p.scorer === name));
     return {
       field: 'scorer', type: 'nominal',
       scale: {domain: report.scorers, range: cycle(colours, report.scorers)},
-      legend: used.length > 1 ? {title: 'scorer', values: used} : null,
+      legend: used.length > 1 ? {title: tried, values: used} : null,
     };
   }
 
-  function scorerShape(points) {
+  function scorerShape(points, tried) {
     return {
-      ...scorerColour(points, []),
+      ...scorerColour(points, [], tried),
       scale: {domain: report.scorers, range: cycle(SHAPES, report.scorers)},
     };
   }
@@ -94,7 +94,7 @@
 
   const name = (y) => y.title.replace(/ \(.*\)/, '');
 
-  function tooltip(y) {
+  function tooltip(y, x) {
     return [
       {field: 'plan', title: 'plan'},
       {field: 'category', title: 'of'},
@@ -103,22 +103,23 @@
       {field: 'high', type: 'quantitative', title: 'to', format: format(y)},
       {field: 'share', type: 'quantitative', title: 'kept', format: '.1%'},
       {field: 'mib', type: 'quantitative', title: 'KV, MiB', format: '.2f'},
+      {field: 'x', type: 'quantitative', title: x?.title, format: '.6~g'},
     ];
   }
 
   // What a tooltip has no value for is not shown in it.
-  function tooltipOf(points, y) {
-    return tooltip(y).filter(({field}) => points.some((p) => p[field] != null && p[field] !== ''));
+  function tooltipOf(points, y, x) {
+    return tooltip(y, x).filter(({field}) => points.some((p) => p[field] != null && p[field] !== ''));
   }
 
-  function xAxis(points, field) {
+  function xAxis(points, field, title) {
     const values = numbers(points, field);
     const low = Math.min(...values);
-    if (field === 'mib') {
+    if (field !== 'share') {
       return {
         field, type: 'quantitative', scale: {type: 'log', nice: false, domain: [
           low / 1.1, Math.max(...values) * 1.1]},
-        axis: {title: 'KV memory (MiB)', format: '.6~f', tickCount: 5},
+        axis: {title, format: '.6~f', tickCount: 5},
       };
     }
     const ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256].map((part) => 1 / part);
@@ -139,7 +140,9 @@
     return {scale: {domain: [from, y.most]}, axis};
   }
 
-  function lines({y, points, full}, {colours, quiet}, x) {
+  // Against `against`, what the reader chose, unless the figure has an x of its own.
+  function lines({x: own, tried, y, points, full}, {colours, quiet}, against) {
+    const x = own ? 'x' : against;
     const drawn = points.filter((p) => p[x] > 0 && (!y.log || p.y > 0)).map((p) => ({
       ...p, kind: 'plan', low: y.log && p.low <= 0 ? p.y : p.low,
     }));
@@ -150,8 +153,8 @@
     const columns = Math.min(3, panels.length);
     const {scale, axis} = yAxis(all, y);
     const yOf = (field) => ({field, type: 'quantitative', scale, axis});
-    const xOf = xAxis(drawn, x);
-    const colour = scorerColour(drawn, colours);
+    const xOf = xAxis(drawn, x, own?.title ?? 'KV memory (MiB)');
+    const colour = scorerColour(drawn, colours, tried);
     const ofFull = [{filter: "datum.kind === 'full'"}];
     const ofPlans = [{filter: "datum.kind === 'plan'"}];
     const width = Math.min(380, WIDTH / columns - 90);
@@ -191,8 +194,8 @@
             transform: ofPlans, params: [pick],
             mark: {type: 'point', filled: true, size: 48},
             encoding: {
-              x: xOf, y: yOf('y'), color: colour, shape: scorerShape(drawn),
-              opacity: faintUnlessPicked(1), tooltip: tooltipOf(drawn, y),
+              x: xOf, y: yOf('y'), color: colour, shape: scorerShape(drawn, tried),
+              opacity: faintUnlessPicked(1), tooltip: tooltipOf(drawn, y, own),
             },
           },
         ],

@@ -17,13 +17,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kTasks[] = {"kld",   "ppl",       "ppl_streaming", "niah_single_2",
-                                  "ruler", "longbench", "spearman",      "needle"};
+constexpr const char* kTasks[] = {"kld",           "ppl",    "ppl_streaming",
+                                  "niah_single_2", "ruler",  "longbench",
+                                  "spearman",      "needle", "codec"};
 // Of the plan, besides scorer, keep and budget.
 constexpr const char* kPlanSettings[] = {"calibration",   "window",     "sinks",
                                          "skip_layers",   "head_floor", "chunkwise",
                                          "while_reading", "key_codec",  "value_codec"};
-constexpr const char* kTaskSettings[] = {"values", "chat", "aware", "next", "from", "distance"};
+constexpr const char* kTaskSettings[] = {"values", "chat",     "aware",  "next",
+                                         "from",   "distance", "queries"};
 constexpr const char* kOrigin[] = {"version", "fingerprint", "cpu", "threads", "seed", "date"};
 
 // One record and where it stands.
@@ -41,6 +43,11 @@ class Reader {
     record.model = Text("model");
     record.scorer = Text("scorer");
     if (record.scorer == "full") record.scorer.clear();
+    const bool of_codec = record.task == "codec";
+    if (of_codec) record.scorer = Text("key_codec");
+    if (of_codec && record.scorer.empty()) {
+      Fail(ErrorCode::kFormat, "{} names no \"key_codec\", expected the codec it is about", place_);
+    }
     record.keep = Scalar("keep");
     record.budget = Text("budget");
     record.length = Length();
@@ -52,17 +59,18 @@ class Reader {
     }
     if (!record.full()) {
       for (const char* name : kPlanSettings) Put(record.plan_settings, name);
+      if (of_codec) record.plan_settings.erase("key_codec");
     }
     for (const auto& [name, value] : json_.items()) {
       if (value.is_number()) record.numbers[name] = value.get<double>();
       if (name == "interval" || name.ends_with("_interval")) AddInterval(record, name, value);
     }
-    for (const char* name : {"accuracy", "same_top", "kept_fraction"}) {
+    for (const char* name : {"accuracy", "same_top", "kept_fraction", "top5"}) {
       CheckRange(record, name, 0, 1);
     }
     CheckRange(record, "score", 0, 100);
-    CheckRange(record, "spearman", -1, 1);
-    for (const char* name : {"divergence", "perplexity", "kv_bytes", "trials"}) {
+    for (const char* name : {"spearman", "cosine"}) CheckRange(record, name, -1, 1);
+    for (const char* name : {"divergence", "perplexity", "kv_bytes", "key_bytes", "trials"}) {
       CheckRange(record, name, 0, HUGE_VAL);
     }
     ReadDepths(record);

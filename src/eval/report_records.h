@@ -25,7 +25,7 @@ struct EvalRecord {
   std::string task;     // kld, ppl, niah_single_2, ...
   std::string subtask;  // of ruler and longbench; "mean" is that of all
   std::string model;
-  std::string scorer;  // empty: the full cache
+  std::string scorer;  // empty: the full cache; of the task codec the key codec
   std::string keep;    // as --keep takes it
   std::string budget;
   std::optional<int64_t> length;  // tokens
@@ -39,7 +39,7 @@ struct EvalRecord {
   std::map<std::string, Interval> intervals;
   std::vector<DepthOutcome> by_depth;
   std::vector<std::vector<double>> kept_per_head;  // [n_layers][n_kv_heads], 0 to 1
-  std::vector<std::vector<double>> per_head;       // [n_layers][n_kv_heads], Spearman's rho
+  std::vector<std::vector<double>> per_head;       // the same, Spearman's rho or a cosine
 
   bool full() const { return scorer.empty(); }
   // The same for two records that measure the same thing, whatever they found.

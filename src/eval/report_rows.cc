@@ -119,7 +119,7 @@ std::string ReportRows::Panel(const EvalRecord& record, bool with_length) const 
   return text;
 }
 
-std::vector<ReportColumn> ReportRows::Columns(bool subtasks) const {
+std::vector<ReportColumn> ReportRows::Columns(bool subtasks, const std::string& tried) const {
   std::vector<ReportColumn> columns;
   const auto text = [&](const std::string& title, const std::string& name) {
     columns.push_back({title, {name}, true});
@@ -129,7 +129,7 @@ std::vector<ReportColumn> ReportRows::Columns(bool subtasks) const {
   for (const auto& [name, of_task] : differing_) {
     if (of_task) text(Words(name, ""), name);
   }
-  text("scorer", "scorer");
+  text(tried, tried);
   columns.push_back({"keep", {"keep"}});
   text("budget", "budget");
   for (const auto& [name, of_task] : differing_) {

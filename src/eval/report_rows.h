@@ -25,8 +25,8 @@ class ReportRows {
   // "SmolLM2, 2,048 tokens"
   std::string Panel(const EvalRecord& record, bool with_length = true) const;
 
-  // The columns of Panel and Plan, and a record's cells in them.
-  std::vector<ReportColumn> Columns(bool subtasks) const;
+  // The columns of Panel and Plan, and a record's cells in them. `tried` says what scorer() names.
+  std::vector<ReportColumn> Columns(bool subtasks, const std::string& tried) const;
   std::vector<ReportCell> Cells(const EvalRecord& record, bool subtasks) const;
 
  private:

@@ -102,7 +102,35 @@ const std::vector<TaskReport>& TaskReports() {
        "receive from later queries, over layers and heads.",
        {"spearman"},
        {{"spearman", "spearman_interval", "rho", Format::kRho}},
-       {}},
+       {},
+       {"Rank correlation per head", "rho", -1, 1}},
+      {"codec",
+       "Codecs for keys",
+       "What becomes of attention when keys are stored by a codec, all else being exact: how near "
+       "its outputs and its weights are, and who is looked at most, over layers, heads and the "
+       "last queries of a text. Codebooks are not counted in bytes a key. Intervals are a "
+       "bootstrap over pieces of text.",
+       {"codec"},
+       {{"key_bytes", nullptr, "bytes a key", Format::kCount},
+        {"cosine", "cosine_interval", "cosine of outputs", Format::kFine},
+        {"divergence", "divergence_interval", "KL of weights, nats", Format::kFine},
+        {"spearman", "spearman_interval", "rho of scores", Format::kFine},
+        {"top5", "top5_interval", "same 5 first", Format::kPercent}},
+       {{.field = "cosine",
+         .interval = "cosine_interval",
+         .title = "Cosine of attention outputs",
+         .axis = "cosine",
+         .against = "key_bytes",
+         .against_axis = "bytes a key"},
+        {.field = "divergence",
+         .interval = "divergence_interval",
+         .title = "Divergence of attention weights",
+         .axis = "KL divergence (nats)",
+         .log = true,
+         .against = "key_bytes",
+         .against_axis = "bytes a key"}},
+       {"Cosine of outputs per head", "cosine", 0, 1},
+       "codec"},
   };
   return kReports;
 }

@@ -15,7 +15,7 @@ struct ReportMeasure {
   ReportFormat format;
 };
 
-// A plot of quality against what is kept.
+// A plot of quality against what is kept, or what else the records tell.
 struct ReportCurve {
   const char* field;
   const char* interval;
@@ -25,6 +25,16 @@ struct ReportCurve {
   double most = 0;        // the upper end of the axis; 0: what the records need
   bool percent = false;   // a share is drawn as percent
   bool log = false;
+  const char* against = nullptr;       // a field of the records
+  const char* against_axis = nullptr;  // its title
+};
+
+// A map of layers and KV heads, from the field per_head.
+struct ReportHeads {
+  const char* title = nullptr;  // null: there is none
+  const char* value = nullptr;
+  double least = 0;
+  double most = 1;
 };
 
 // A section of the report.
@@ -35,6 +45,8 @@ struct TaskReport {
   std::vector<const char*> tasks;  // names in records
   std::vector<ReportMeasure> measures;
   std::vector<ReportCurve> curves;
+  ReportHeads heads = {};
+  const char* tried = "scorer";  // what a plan's name is the name of
 };
 
 // In the order of a report's sections.

@@ -1,10 +1,9 @@
 #include "eval/spearman.h"
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
 
 #include "base/fail.h"
+#include "base/for_each.h"
 #include "engine/received.h"
 #include "engine/session_impl.h"
 #include "eval/interval.h"
@@ -19,17 +18,10 @@ std::vector<std::vector<double>> ReceivedByAll(const ReceivedAttention& watched,
   const ModelInfo& info = session.model().info();
   const int n_heads = info.n_layers * info.n_kv_heads;
   std::vector<std::vector<double>> received(static_cast<size_t>(n_heads));
-  std::atomic<int> next = 0;
-  const auto work = [&] {
-    for (int head; (head = next++) < n_heads;) {
-      received[static_cast<size_t>(head)] = watched.Mean(
-          head / info.n_kv_heads, head % info.n_kv_heads, session.impl().cache, distance);
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 1; i < n_threads; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
+  ForEachIndex(n_heads, n_threads, [&](int head) {
+    received[static_cast<size_t>(head)] = watched.Mean(
+        head / info.n_kv_heads, head % info.n_kv_heads, session.impl().cache, distance);
+  });
   return received;
 }
 

@@ -76,6 +76,32 @@ void Read(const Json& json, SpearmanOutcome& outcome) {
   json.at("per_head").get_to(outcome.per_head);
 }
 
+// Every head as [cosine, divergence, spearman, top5].
+void Write(Json& json, const CodecOutcome& outcome) {
+  json["document"] = outcome.document;
+  json["begin"] = outcome.begin;
+  json["key_bytes"] = outcome.key_bytes;
+  Json& layers = json["per_head"] = Json::array();
+  for (const auto& heads : outcome.per_head) {
+    Json& layer = layers.emplace_back(Json::array());
+    for (const KeyFidelity& head : heads) {
+      layer.push_back({head.cosine, head.divergence, head.spearman, head.top5});
+    }
+  }
+}
+
+void Read(const Json& json, CodecOutcome& outcome) {
+  json.at("document").get_to(outcome.document);
+  json.at("begin").get_to(outcome.begin);
+  json.at("key_bytes").get_to(outcome.key_bytes);
+  for (const Json& heads : json.at("per_head")) {
+    auto& layer = outcome.per_head.emplace_back();
+    for (const Json& head : heads) {
+      layer.push_back({head.at(0), head.at(1), head.at(2), head.at(3)});
+    }
+  }
+}
+
 void Write(Json& json, const KldOutcome& outcome) {
   json["document"] = outcome.document;
   json["begin"] = outcome.begin;
@@ -215,6 +241,7 @@ template class TrialLog<KldOutcome>;
 template class TrialLog<ScoredOutcome>;
 template class TrialLog<PplOutcome>;
 template class TrialLog<SpearmanOutcome>;
+template class TrialLog<CodecOutcome>;
 template std::string TrialLine(const TrialRecord<KldOutcome>&);
 template TrialRecord<KldOutcome> ParseTrialLine(std::string_view);
 

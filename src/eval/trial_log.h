@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "eval/codec_fidelity.h"
 #include "eval/kld.h"
 #include "eval/needle_run.h"
 #include "eval/ppl.h"
@@ -65,6 +66,7 @@ extern template class TrialLog<KldOutcome>;
 extern template class TrialLog<ScoredOutcome>;
 extern template class TrialLog<PplOutcome>;
 extern template class TrialLog<SpearmanOutcome>;
+extern template class TrialLog<CodecOutcome>;
 extern template std::string TrialLine(const TrialRecord<KldOutcome>&);
 extern template TrialRecord<KldOutcome> ParseTrialLine(std::string_view);
 

@@ -465,5 +465,71 @@ class SpearmanTest(PithTest):
             self.refused(2, pattern, *self.flags, "--json", *flags)
 
 
+class CodecTest(PithTest):
+    def setUp(self):
+        super().setUp()
+        text = "".join(f"Sentence number {i} says that {i * i} is the square of {i}. "
+                       for i in range(60))
+        self.text = self.write("text.txt", text)
+        self.flags = ["eval", "codec", "--text", self.text, *ONE_THREAD, "-l", "200"]
+
+    def books(self, name, codecs):
+        self.done("calibrate", "--codebooks", codecs, "--corpus", self.text, "--sequences", "1",
+                  "--sequence-tokens", "400", "-o", self.path(name), *ONE_THREAD)
+        return self.path(name)
+
+    def test_records(self):
+        books = self.books("x.pithcal", "pq8x4,pq4x8")
+        flags = [*self.flags, "--trials", "2", "--queries", "4", "--calibration", books, "--json",
+                 "--out", self.path("o.jsonl")]
+        out = self.json(*flags)
+        self.assertEqual([(r["task"], r["key_codec"], r["key_bytes"]) for r in out],
+                         [("codec", "q8", 18), ("codec", "q4", 10), ("codec", "int2", 6),
+                          ("codec", "pq4x8", 4), ("codec", "pq8x4", 4)])
+        for record in out:
+            for name, most in (("cosine", 1), ("divergence", 100), ("spearman", 1), ("top5", 1)):
+                low, high = record[name + "_interval"]
+                self.assertTrue(-1 <= low <= record[name] <= high <= most, (name, record))
+                layers = [layer[name] for layer in record["layers"]]
+                self.assertAlmostEqual(sum(layers) / 2, record[name])
+            heads = [head for layer in record["per_head"] for head in layer]
+            self.assertEqual(len(heads), HEADS)
+            self.assertAlmostEqual(sum(heads) / HEADS, record["cosine"])
+        self.assertLess(out[0]["divergence"], out[2]["divergence"])
+        self.assertEqual(self.json(*flags), out)
+        named = self.json(*self.flags, "--trials", "2", "--queries", "4", "--json", "--window", "50",
+                          "--sinks", "4", "--key-codec", f"pq4x8@{books}")
+        self.assertEqual((named["calibration"], named["window"], named["sinks"]), (books, 50, 4))
+        self.assertLess(named["divergence"], out[3]["divergence"])
+
+        report = self.write("codec.json", json.dumps([*out, named]))
+        table = self.done("eval", "report", report)
+        self.assertRegex(table, r"\| codec +\|.* bytes a key \|.* cosine of outputs \|")
+        self.assertRegex(table, r"\| pq8x4 +\|")
+
+    def test_table(self):
+        flags = [*self.flags, "--trials", "1", "--queries", "4", "--key-codec", "q4"]
+        first = r"(?m)^\| +200 \| q4 +\| +10 \| all +\| +0\.\d{4} \|"
+        out = self.done(*flags)
+        self.assertRegex(out, first)
+        self.assertEqual(len(out.splitlines()), 4)
+        out = self.done(*flags, "--each-layer")
+        self.assertRegex(out, first)
+        self.assertEqual(len(out.splitlines()), 5)
+
+    def test_values_that_make_no_sense(self):
+        books = self.books("x.pithcal", "pq4x8")
+        for pattern, *flags in (
+            ("--queries is 0", "--queries", "0"),
+            ("--length is 200, expected from 202", "--queries", "150", "--window", "50"),
+            ("key codec 'q5' is not known", "--key-codec", "q5"),
+            ("calibrate --codebooks pq8x4", "--key-codec", "pq8x4"),
+            ("calibrate --codebooks pq8x4", "--key-codec", f"pq8x4@{books}"),
+            ("names no calibration after the @", "--key-codec", "pq8x4@"),
+            ("--keep", "--keep", "50%"),
+        ):
+            self.refused(2, pattern, *self.flags, "--json", *flags)
+
+
 if __name__ == "__main__":
     unittest.main()

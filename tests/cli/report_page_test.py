@@ -16,6 +16,7 @@ HOSTILE = "</script><b id=hostile>é\u2028\n'\"\\ {{datum.y}}"
 LENGTHS = (2048, 4096)
 SCORERS = ("knorm", "qfilter", HOSTILE)
 BUDGETS = ("uniform", "global")
+CODECS = {"q8": 68, "pq8x2": 2}  # bytes a key
 KEEPS = (("50%", 0.5), ("25%", 0.25))
 
 
@@ -49,6 +50,11 @@ def records():
         yield {"task": "spearman", "length": 2048, "model": "Small", "fingerprint": "0011",
                "scorer": scorer, "spearman": 0.5, "spearman_interval": [0.25, 0.75],
                "per_head": [[0.5, -0.5]] * 3}
+    for codec, size in CODECS.items():
+        yield {"task": "codec", "length": 2048, "model": "Small", "fingerprint": "0011",
+               "key_codec": codec, "key_bytes": size, "cosine": 0.9, "divergence": 1 / size,
+               "cosine_interval": [0.85, 0.95], "divergence_interval": [0.5 / size, 2 / size],
+               "per_head": [[0.5, 0.75]] * 3}
 
 
 class Page(html.parser.HTMLParser):
@@ -145,6 +151,10 @@ class PageTest(PithTest):
              ["score (0 to 100)", "vt", "cwe", "2,048 tokens, keep 25%"]),
             ("spearman_bars", "bars", {"bar": len(SCORERS)}, ["Spearman's rho", "qfilter"]),
             ("spearman_heads", "heat", {"rect mark": 6 * len(SCORERS)}, ["KV head", "layer", "rho"]),
+            ("codec_cosine", "lines", {"point": len(CODECS), "rule mark": len(CODECS)},
+             ["cosine", "bytes a key", "codec", *CODECS]),
+            ("codec_divergence", "lines", {"point": len(CODECS)}, ["bytes a key"]),
+            ("codec_heads", "heat", {"rect mark": 6 * len(CODECS)}, ["KV head", "layer", "cosine"]),
             ("heads_kept", "heat", {"rect mark": 6 * n_plans}, ["KV head", "layer", "kept (%)", "qfilter, uniform, keep 25%"]),
         ):
             self.assertEqual(page.drawn[figure], kind)
@@ -155,7 +165,10 @@ class PageTest(PithTest):
             "table_kld": everywhere + 2, "table_needle": everywhere + 2,
             "table_needle_depths": 3 * (everywhere + 2), "table_ruler": everywhere + 2,
             "table_ruler_subtasks": 2 * (everywhere + 2), "table_spearman": len(SCORERS),
-            "table_spearman_heads": 3 * len(SCORERS), "table_heads_kept": 3 * n_plans})
+            "table_spearman_heads": 3 * len(SCORERS), "table_codec": len(CODECS),
+            "table_codec_heads": 3 * len(CODECS), "table_heads_kept": 3 * n_plans,
+            **{f"table_{task}_by_share": n_series * len(LENGTHS) + 2
+               for task in ("kld", "needle", "ruler")}})
 
 
 if __name__ == "__main__":

@@ -325,6 +325,32 @@ TEST(ReportTest, RankCorrelation) {
   EXPECT_EQ(FindFigure(report, "spearman_bars")->data["points"].size(), 1u);
 }
 
+TEST(ReportTest, CodecsAgainstTheirBytes) {
+  Json records = Json::array();
+  for (const auto& [codec, bytes] : {std::pair("q8", 68), std::pair("pq8x2", 2)}) {
+    records.push_back({{"task", "codec"},
+                       {"length", 2048},
+                       {"key_codec", codec},
+                       {"key_bytes", bytes},
+                       {"cosine", 0.5},
+                       {"cosine_interval", {0.25, 0.75}},
+                       {"divergence", 1.5},
+                       {"per_head", {{0.5}, {0.5}}}});
+  }
+  const Report report = ReportOf(records);
+  EXPECT_EQ(Shown(TableOf(report, "codec"), "codec"), (Strings{"q8", "pq8x2"}));
+  EXPECT_EQ(Shown(TableOf(report, "codec"), "bytes a key"), (Strings{"68", "2"}));
+  EXPECT_EQ(Shown(TableOf(report, "codec_heads"), "head 0"),
+            (Strings{"0.500", "0.500", "0.500", "0.500"}));
+  const ReportFigure* figure = FindFigure(report, "codec_cosine");
+  ASSERT_NE(figure, nullptr);
+  EXPECT_EQ(figure->data["x"]["title"], "bytes a key");
+  EXPECT_EQ(figure->data["points"][1]["x"], 2);
+  EXPECT_EQ(figure->data["points"][1]["scorer"], "pq8x2");
+  records[0].erase("key_codec");
+  testing::ExpectError(ErrorCode::kFormat, "names no \"key_codec\"", [&] { ReportOf(records); });
+}
+
 TEST(ReportTextTest, CsvIsExactAndQuoted) {
   const ReportTable table = {"t",
                              "T",
