@@ -132,10 +132,12 @@ HWY_INLINE void PackTile(const RowFormat& keys, const float* HWY_RESTRICT q, int
       return;
     case CodecId::kQ8:
     case CodecId::kQ4:
+#if HWY_TARGET != HWY_SCALAR
       for (int r = 0; r < height; ++r) {
         RoundQuery(keys.id, q + r * head_dim, head_dim, height, r,
                    RoundedQueries::At(keys.id, head_dim, height, packed));
       }
+#endif
       return;
     default:
       MakeTables(keys, head_dim, q, height, packed);
@@ -158,9 +160,9 @@ HWY_INLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, 
     const auto* codes = reinterpret_cast<const uint8_t*>(block);
     const auto rounded = RoundedQueries::At(keys.id, s.head_dim, R, q);
     if (keys.id == CodecId::kQ8) {
-      ScoreBlockQ8<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+      ScoreQuantised<CodecId::kQ8, R>(rounded, block, s.head_dim, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kQ4) {
-      ScoreBlockQ4<R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+      ScoreQuantised<CodecId::kQ4, R>(rounded, block, s.head_dim, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kPq8) {
       ScoreBlockPq8<R>(q, codes, keys.n_subspaces, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kPq4) {
@@ -184,9 +186,10 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
   const size_t half = s.page_bytes / 2 / kPageAlignment * kPageAlignment;
   const Ahead ahead = {page_after(1) + half, page_after(2)};
   ScoreKeys<R>(s, page, slot, count, q, scores, ahead);
+  float step_sums[R];
   for (int r = 0; r < R; ++r) {
     factors[r] = SoftmaxRow(scores + r * kStepEntries, VisibleInStep(s, row + r, step, count),
-                            s.state.max[row + r], s.state.sum[row + r]);
+                            s.state.max[row + r], s.state.sum[row + r], step_sums[r]);
   }
   float* out = s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim);
   const std::byte* values = page + s.key_bytes;
@@ -198,9 +201,9 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
   }
 #if HWY_TARGET != HWY_SCALAR
   if (s.values.id == CodecId::kQ8) {
-    AccumulateQ8<R>(values, slot, count, s.head_dim, scores, factors, out, of_values);
+    AccumulateQ8<R>(values, slot, count, s.head_dim, scores, step_sums, factors, out, of_values);
   } else {
-    AccumulateQ4<R>(values, slot, count, s.head_dim, scores, factors, out, of_values);
+    AccumulateQ4<R>(values, slot, count, s.head_dim, scores, step_sums, factors, out, of_values);
   }
 #endif
 }

@@ -65,25 +65,30 @@ HWY_INLINE hn::Vec<D32> MulPairs(D32 d32, V16 a, V16 b) {
   }
 }
 
-// The same of a in 0..127 and b in -128..127, in 16 bits.
+// The same of bytes, in 16 bits, which two products and their sum must fit.
 template <class D16, class VU8, class VI8>
 HWY_INLINE hn::Vec<D16> MulPairsU8(D16 d16, VU8 a, VI8 b) {
+  if constexpr (kHasPairProducts) {
+    (void)d16;
 #if HWY_TARGET == HWY_AVX3
-  (void)d16;
-  return hn::Vec<D16>{_mm512_maddubs_epi16(a.raw, b.raw)};
-#elif HWY_TARGET == HWY_AVX2
-  (void)d16;
-  return hn::Vec<D16>{_mm256_maddubs_epi16(a.raw, b.raw)};
-#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
-  (void)d16;
-  return hn::Vec<D16>{_mm_maddubs_epi16(a.raw, b.raw)};
-#else
-  const auto a16 = hn::BitCast(d16, a);
-  const auto b16 = hn::BitCast(d16, b);
-  const auto even =
-      hn::Mul(hn::And(a16, hn::Set(d16, 0xff)), hn::ShiftRight<8>(hn::ShiftLeft<8>(b16)));
-  return hn::Add(even, hn::Mul(hn::ShiftRight<8>(a16), hn::ShiftRight<8>(b16)));
+    if constexpr (sizeof(a.raw) == 64) return hn::Vec<D16>{_mm512_maddubs_epi16(a.raw, b.raw)};
 #endif
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+    if constexpr (sizeof(a.raw) == 32) return hn::Vec<D16>{_mm256_maddubs_epi16(a.raw, b.raw)};
+#endif
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+    if constexpr (sizeof(a.raw) == 16) return hn::Vec<D16>{_mm_maddubs_epi16(a.raw, b.raw)};
+#endif
+  } else {
+    const auto a16 = hn::BitCast(d16, a);
+    const auto b16 = hn::BitCast(d16, b);
+    const auto even =
+        hn::Mul(hn::And(a16, hn::Set(d16, 0xff)), hn::ShiftRight<8>(hn::ShiftLeft<8>(b16)));
+    // A logical shift of the unsigned ones.
+    const hn::RebindToUnsigned<D16> du16;
+    const auto a_odd = hn::BitCast(d16, hn::ShiftRight<8>(hn::BitCast(du16, a)));
+    return hn::Add(even, hn::Mul(a_odd, hn::ShiftRight<8>(b16)));
+  }
 }
 
 }  // namespace HWY_NAMESPACE

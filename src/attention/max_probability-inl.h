@@ -78,7 +78,8 @@ HWY_INLINE void NormaliseTile(const float* HWY_RESTRICT q, const float* HWY_REST
     if (n <= from) continue;
     float* HWY_RESTRICT row = scores + r * kStepEntries;
     std::fill_n(row, from, -std::numeric_limits<float>::infinity());
-    SoftmaxRow<false>(row, n, max[r], sum[r]);
+    float step_sum = 0;
+    SoftmaxRow<false>(row, n, max[r], sum[r], step_sum);
   }
 }
 

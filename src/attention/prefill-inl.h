@@ -132,8 +132,9 @@ void Prefill(const Segment& s) {
 
     for (int row = first_tile * kTileRows; row < n_tiles * kTileRows; ++row) {
       const int n_visible = row < n_rows ? VisibleInStep(s, row, step, count) : 0;
+      float step_sum = 0;
       factors[row] = SoftmaxRow(scores + size_t{1} * row * kStepEntries, n_visible,
-                                s.state.max[row], s.state.sum[row]);
+                                s.state.max[row], s.state.sum[row], step_sum);
     }
 
     for (int i = 0; i < s.head_dim; i += kPanel) {

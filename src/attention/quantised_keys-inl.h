@@ -1,12 +1,13 @@
 // Scores of keys that are integers with scales (cache/quantised_layout.h). Few queries: these are
-// rounded to integers too, and what is summed per 32 dimensions is products of integers, twice or
-// four times as many an instruction as of floats. Many queries: keys are converted to f32 once.
-// Included once per SIMD level.
+// rounded to integers too, and what is summed per 32 dimensions is products of bytes, four times as
+// many an instruction as of floats. Many queries: keys are converted to f32 once. Included once per
+// SIMD level.
 //
-// Queries are rounded to 15 bits and a sign for q8 and to 7 and a sign for q4, by a scale of their
-// own per 32 dimensions, so an element of query q errs by at most h = max |q| / 65534 or
-// max |q| / 254 over its 32 dimensions, and a score by at most the sum over blocks of
-// h * sum |k|, and by less than sqrt(head_dim) * max h * |k|.
+// With m = max |q| over the head, an element of a query becomes
+//   q8: c * s * u, |c| <= 64, where s is an integer up to 4095 that a pair of neighbours shares and
+//     u = m / (64 * 4095), so that it errs by at most h = (max |q| of the pair / 64 + u) / 2;
+//   q4: c * u, |c| <= 127, u = m / 127, so that it errs by at most h = m / 254.
+// A score errs by at most the sum over dimensions of h * |k|.
 #if defined(PITH_ATTENTION_QUANTISED_KEYS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PITH_ATTENTION_QUANTISED_KEYS_INL_H_
 #undef PITH_ATTENTION_QUANTISED_KEYS_INL_H_
@@ -14,7 +15,7 @@
 #define PITH_ATTENTION_QUANTISED_KEYS_INL_H_
 #endif
 
-#include <cmath>
+#include <type_traits>
 
 #include "attention/integer-inl.h"
 #include "attention/prefetch-inl.h"
@@ -25,174 +26,216 @@ namespace pith {
 namespace HWY_NAMESPACE {
 
 // A tile of queries as integers; each part is [..][rows], so that one step's broadcasts are
-// neighbours. All of it takes less than head_dim floats a row.
+// neighbours. All of it takes at most head_dim floats a row.
 struct RoundedQueries {
-  int32_t* codes;    // q8: [head_dim/2], two int16 each; q4: [head_dim/4], four int8
-  int32_t* offsets;  // q4: [n_scales], two int16: what kQ4Zero adds to a lane of a block, negated
-  float* scales;     // [n_scales]
+  int32_t* codes;    // q8: [head_dim/4], four int8 each; q4: [head_dim/2], two int8 each, twice
+  int32_t* pairs;    // q8: [head_dim/4], of the two pairs of a step what they are multiples of
+  int32_t* offsets;  // [n_scales]: what the zero of the keys adds to a sum, negated
+  float* units;      // [1]
 
   static RoundedQueries At(CodecId id, int head_dim, int rows, float* memory) {
-    const int n_codes = (id == CodecId::kQ8 ? head_dim / 2 : head_dim / 4) * rows;
     auto* codes = reinterpret_cast<int32_t*>(memory);
-    const int n_scales = ScaleCount(head_dim) * rows;
-    return {codes, codes + n_codes, memory + n_codes + n_scales};
+    int32_t* pairs = codes + head_dim / (id == CodecId::kQ8 ? 4 : 2) * rows;
+    int32_t* offsets = codes + head_dim / 2 * rows;
+    return {codes, pairs, offsets, memory + (head_dim / 2 + ScaleCount(head_dim)) * rows};
   }
 };
 
-// q [head_dim] becomes row r of a tile of `rows`.
-HWY_INLINE void RoundQuery(CodecId id, const float* HWY_RESTRICT q, int head_dim, int rows, int r,
-                           const RoundedQueries& to) {
-  const EightTag d;
-  const hn::RebindToSigned<EightTag> d32;
-  constexpr int kWidth = static_cast<int>(hn::MaxLanes(EightTag()));
-  const bool q8 = id == CodecId::kQ8;
-  const float limit = q8 ? 32767.0f : 127.0f;
-  alignas(kPageAlignment) int32_t codes[kMaxHeadDim];
-  for (int b = 0; b < ScaleCount(head_dim); ++b) {
-    const int begin = b * kScaleDims;
-    const int end = std::min(begin + kScaleDims, head_dim);
-    auto max = hn::Zero(d);
-    auto poison = hn::Zero(d);  // NaN if anything is not finite, which no integer can say
-    for (int i = begin; i < end; i += kWidth) {
-      const auto x = hn::LoadU(d, q + i);
-      max = hn::Max(max, hn::Abs(x));
-      poison = hn::MulAdd(x, hn::Zero(d), poison);
-    }
-    const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
-    to.scales[b * rows + r] = largest / limit + hn::GetLane(hn::SumOfLanes(d, poison));
-    const auto inverse = hn::Set(d, largest > 1e-30f ? limit / largest : 0.0f);
-    for (int i = begin; i < end; i += kWidth) {
-      hn::Store(hn::NearestInt(hn::Mul(hn::LoadU(d, q + i), inverse)), d32, codes + i);
-    }
-    if (q8) continue;
-    int sums[2] = {0, 0};
-    for (int i = begin; i < end; ++i) sums[i % 4 / 2] += codes[i];
-    to.offsets[b * rows + r] =
-        (-kQ4Zero * sums[0] & 0xffff) | static_cast<int32_t>(-kQ4Zero * sums[1] * 0x10000u);
-  }
-  for (int i = 0; q8 && i < head_dim; i += 2) {
-    to.codes[i / 2 * rows + r] = (codes[i] & 0xffff) | codes[i + 1] * 0x10000;
-  }
-  for (int i = 0; !q8 && i < head_dim; i += 4) {
-    uint32_t four = 0;
-    for (int j = 3; j >= 0; --j) four = four << 8 | (codes[i + j] & 0xff);
-    to.codes[i / 4 * rows + r] = static_cast<int32_t>(four);
-  }
-}
-
 #if HWY_TARGET != HWY_SCALAR
-template <int R>
-inline constexpr int kKeyVectors = std::min(kIntegerVectors<R>, kBlockEntries / kLanes);
+// q [head_dim] becomes row r of a tile of `rows`.
+HWY_NOINLINE void RoundQuery(CodecId id, const float* HWY_RESTRICT q, int head_dim, int rows, int r,
+                             const RoundedQueries& to) {
+  const FourTag d;
+  const hn::RebindToSigned<FourTag> d32;
+  const bool q8 = id == CodecId::kQ8;
+  auto max = hn::Zero(d);
+  auto poison = hn::Zero(d);  // NaN if anything is not finite, which no integer can say
+  for (int i = 0; i < head_dim; i += 4) {
+    const auto x = hn::LoadU(d, q + i);
+    max = hn::Max(max, hn::Abs(x));
+    poison = hn::MulAdd(x, hn::Zero(d), poison);
+  }
+  const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
+  const float limit = q8 ? 64.0f * 4095.0f : 127.0f;
+  to.units[r] = largest / limit + hn::GetLane(hn::SumOfLanes(d, poison));
+  const auto inverse = hn::Set(d, largest > 1e-30f ? limit / largest : 0.0f);
+  const auto ones = hn::Set(d, 1.0f);
+  for (int b = 0; b < ScaleCount(head_dim); ++b) {
+    auto sum = hn::Zero(d32);
+    for (int i = b * kScaleDims; i < std::min((b + 1) * kScaleDims, head_dim); i += 4) {
+      const auto x = hn::Mul(hn::LoadU(d, q + i), inverse);
+      auto of_pair = ones;
+      if (q8) {
+        const auto size = hn::Max(hn::Abs(x), hn::Abs(hn::Shuffle2301(x)));
+        // A hair less, so that multiples of 64 stay what they are.
+        of_pair = hn::Ceil(hn::Mul(size, hn::Set(d, (1.0f - 1e-6f) / 64)));
+        of_pair = hn::Min(hn::Max(of_pair, ones), hn::Set(d, 4095.0f));
+      }
+      const auto codes = RoundToInt(d, hn::Div(x, of_pair));
+      const auto pairs = RoundToInt(d, of_pair);
+      sum = hn::Add(sum, hn::Mul(codes, pairs));
+      alignas(16) int32_t code[4];
+      alignas(16) int32_t pair[4];
+      hn::Store(hn::And(codes, hn::Set(d32, 0xff)), d32, code);
+      hn::Store(pairs, d32, pair);
+      if (q8) {
+        to.codes[i / 4 * rows + r] = static_cast<int32_t>(code[0] | code[1] << 8 | code[2] << 16 |
+                                                          static_cast<uint32_t>(code[3]) << 24);
+        to.pairs[i / 4 * rows + r] = pair[0] | pair[2] << 16;
+      } else {
+        to.codes[i / 2 * rows + r] = static_cast<int32_t>((code[0] | code[1] << 8) * 0x10001u);
+        to.codes[(i / 2 + 1) * rows + r] =
+            static_cast<int32_t>((code[2] | code[3] << 8) * 0x10001u);
+      }
+    }
+    to.offsets[b * rows + r] = -(q8 ? kQ8Zero : kQ4Zero) * hn::GetLane(hn::SumOfLanes(d32, sum));
+  }
+}
 
-// scores[r] (+)= scale of the entry * scale of the query * sum, for block b of dimensions.
-template <int R, int kVectors>
-HWY_INLINE void AddScaled(const hn::Vec<hn::RebindToSigned<FloatTag>> (&sums)[R][kVectors],
-                          const F16* HWY_RESTRICT key_scales,
-                          const float* HWY_RESTRICT query_scales, bool first,
-                          float* HWY_RESTRICT scores) {
+// to (+)= scale of the entry * unit of the query * sum.
+template <bool kFirst>
+HWY_INLINE void AddScaled(hn::Vec<FloatTag> scale, hn::Vec<hn::RebindToSigned<FloatTag>> sum,
+                          float* HWY_RESTRICT to) {
   const FloatTag d;
-  PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-    const auto scale = LoadScales(d, key_scales + v * kLanes);
-    PITH_UNROLL for (int r = 0; r < R; ++r) {
-      float* HWY_RESTRICT to = scores + r * kStepEntries + v * kLanes;
-      const auto both = hn::Mul(scale, hn::Set(d, query_scales[r]));
-      const auto sum = hn::ConvertTo(d, sums[r][v]);
-      hn::Store(first ? hn::Mul(both, sum) : hn::MulAdd(both, sum, hn::Load(d, to)), d, to);
-    }
-  }
+  const auto sums = hn::ConvertTo(d, sum);
+  hn::Store(kFirst ? hn::Mul(scale, sums) : hn::MulAdd(scale, sums, hn::Load(d, to)), d, to);
 }
 
-// Scores of R rows against one block of q8 keys; scores [R][kStepEntries].
-template <int R>
-HWY_NOINLINE void ScoreBlockQ8(const RoundedQueries& q, const std::byte* HWY_RESTRICT block,
-                               int head_dim, float* HWY_RESTRICT scores, const Ahead& ahead) {
-  const hn::RebindToSigned<FloatTag> d32;
-  const hn::Repartition<int16_t, FloatTag> d16;
-  const hn::Rebind<int8_t, decltype(d16)> d8;
-  constexpr int kVectors = kKeyVectors<R>;
-  constexpr int kWidth = kVectors * kLanes;
-  const auto* codes = reinterpret_cast<const int8_t*>(block);
-  const auto* scales = reinterpret_cast<const F16*>(block + size_t{kBlockEntries} * head_dim);
-  for (int first = 0; first < kBlockEntries; first += kWidth) {
-    const Ahead of_pass = ahead + size_t{1} * first * head_dim;
-    for (int b = 0; b < ScaleCount(head_dim); ++b) {
-      hn::Vec<decltype(d32)> sums[R][kVectors];
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d32);
-      }
-      const int end = std::min((b + 1) * kScaleDims, head_dim) / 2;
-      for (int group = b * kScaleDims / 2; group < end; group += 4) {
-        PITH_UNROLL for (int j = 0; j < 4; ++j) {
-          const int i = group + j;
-          if (j * kWidth * 2 % 128 == 0) Fetch(of_pass + size_t{1} * i * kWidth * 2);
-          hn::Vec<decltype(d16)> rows[R];
-          PITH_UNROLL for (int r = 0; r < R; ++r) {
-            rows[r] = hn::BitCast(d16, hn::Set(d32, q.codes[i * R + r]));
-          }
-          PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-            const auto keys = hn::PromoteTo(
-                d16, hn::LoadU(d8, codes + (i * kBlockEntries + first + v * kLanes) * 2));
-            PITH_UNROLL for (int r = 0; r < R; ++r) {
-              Accumulate(sums[r][v], MulPairs(d32, rows[r], keys));
-            }
-          }
-        }
-      }
-      if (first == 0) Fetch(ahead + size_t{kBlockEntries} * (head_dim + 2 * b));
-      AddScaled<R, kVectors>(sums, scales + b * kBlockEntries + first, q.scales + b * R, b == 0,
-                             scores + first);
-    }
-  }
-}
-
-// The same for q4 keys. A lane of 16 bits sums 16 products of at most 15 * 127.
-template <int R>
-HWY_NOINLINE void ScoreBlockQ4(const RoundedQueries& q, const std::byte* HWY_RESTRICT block,
-                               int head_dim, float* HWY_RESTRICT scores, const Ahead& ahead) {
+// One block of dimensions, and kVectors vectors of entries, of q8 keys; scores [R][kStepEntries].
+template <int R, int kVectors, bool kFirst>
+HWY_INLINE void ScoreTileQ8(const int32_t* HWY_RESTRICT row_codes,
+                            const int32_t* HWY_RESTRICT row_pairs,
+                            const int32_t* HWY_RESTRICT offsets, const uint8_t* HWY_RESTRICT codes,
+                            int n_steps, const F16* HWY_RESTRICT scales, float* HWY_RESTRICT scores,
+                            const Ahead& ahead) {
+  const FloatTag d;
   const hn::RebindToSigned<FloatTag> d32;
   const hn::Repartition<int16_t, FloatTag> d16;
   const hn::Repartition<uint8_t, FloatTag> d8;
   const hn::Repartition<int8_t, FloatTag> d8s;
+  constexpr int kBytes = kVectors * kLanes * 4;
+  hn::Vec<decltype(d32)> sums[R][kVectors];
+  PITH_UNROLL for (int r = 0; r < R; ++r) {
+    const auto offset = hn::Set(d32, offsets[r]);
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = offset;
+  }
+  for (int step = 0; step < n_steps; step += 2) {
+    PITH_UNROLL for (int j = 0; j < 2; ++j) {
+      const int i = step + j;
+      if (j * kBytes % 128 == 0) Fetch(ahead + size_t{1} * i * kBytes);
+      hn::Vec<decltype(d8)> keys[kVectors];
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+        keys[v] = hn::Load(d8, codes + (i * kBlockEntries + v * kLanes) * 4);
+      }
+      PITH_UNROLL for (int r = 0; r < R; ++r) {
+        const auto row = hn::BitCast(d8s, hn::Set(d32, row_codes[i * R + r]));
+        const auto pair = hn::BitCast(d16, hn::Set(d32, row_pairs[i * R + r]));
+        PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+          Accumulate(sums[r][v], MulPairs(d32, MulPairsU8(d16, keys[v], row), pair));
+        }
+      }
+    }
+  }
+  PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const auto scale = LoadScales(d, scales + v * kLanes);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      AddScaled<kFirst>(scale, sums[r][v], scores + r * kStepEntries + v * kLanes);
+    }
+  }
+}
+
+// The same of q4 keys. A lane of 16 bits is an entry's sum over 32 dimensions: it may wrap, but the
+// codes less kQ4Zero give at most 32 * 127 * 8.
+template <int R, int kVectors, bool kFirst>
+HWY_INLINE void ScoreTileQ4(const int32_t* HWY_RESTRICT row_codes,
+                            const int32_t* HWY_RESTRICT offsets, const uint8_t* HWY_RESTRICT codes,
+                            int n_steps, const F16* HWY_RESTRICT scales, float* HWY_RESTRICT scores,
+                            const Ahead& ahead) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> d32;
+  const hn::Repartition<int16_t, FloatTag> d16;
+  const hn::Half<decltype(d16)> d_half;
+  const hn::Repartition<uint8_t, FloatTag> d8;
+  const hn::Repartition<int8_t, FloatTag> d8s;
+  constexpr int kEntries = 2 * kLanes;  // of a vector
+  constexpr int kBytes = kVectors * kEntries * 2;
   const auto low_bits = hn::Set(d8, 0xf);
-  const auto ones = hn::Set(d16, 1);
-  constexpr int kVectors = kKeyVectors<R>;
-  constexpr int kWidth = kVectors * kLanes;
+  hn::Vec<decltype(d16)> sums[R][kVectors];
+  PITH_UNROLL for (int r = 0; r < R; ++r) {
+    const auto offset = hn::Set(d16, static_cast<int16_t>(offsets[r]));
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = offset;
+  }
+  for (int step = 0; step < n_steps; step += 2) {
+    PITH_UNROLL for (int j = 0; j < 2; ++j) {
+      const int i = step + j;
+      if (j * kBytes % 128 == 0) Fetch(ahead + size_t{1} * i * kBytes);
+      hn::Vec<decltype(d8)> low[kVectors], high[kVectors];
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+        const auto both = hn::Load(d8, codes + (i * kBlockEntries + v * kEntries) * 2);
+        low[v] = hn::And(both, low_bits);
+        high[v] = hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, both))), low_bits);
+      }
+      PITH_UNROLL for (int r = 0; r < R; ++r) {
+        const auto of_low = hn::BitCast(d8s, hn::Set(d32, row_codes[2 * i * R + r]));
+        const auto of_high = hn::BitCast(d8s, hn::Set(d32, row_codes[(2 * i + 1) * R + r]));
+        PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+          Accumulate(sums[r][v], MulPairsU8(d16, low[v], of_low));
+          Accumulate(sums[r][v], MulPairsU8(d16, high[v], of_high));
+        }
+      }
+    }
+  }
+  PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const auto scale0 = LoadScales(d, scales + v * kEntries);
+    const auto scale1 = LoadScales(d, scales + v * kEntries + kLanes);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      float* HWY_RESTRICT to = scores + r * kStepEntries + v * kEntries;
+      AddScaled<kFirst>(scale0, hn::PromoteTo(d32, hn::LowerHalf(d_half, sums[r][v])), to);
+      AddScaled<kFirst>(scale1, hn::PromoteTo(d32, hn::UpperHalf(d_half, sums[r][v])), to + kLanes);
+    }
+  }
+}
+
+// Scores of R rows against one block of keys; scores [R][kStepEntries].
+template <CodecId kId, int R>
+HWY_NOINLINE void ScoreQuantised(const RoundedQueries& q, const std::byte* HWY_RESTRICT block,
+                                 int head_dim, float* HWY_RESTRICT scores, const Ahead& ahead) {
+  constexpr bool kQ8 = kId == CodecId::kQ8;
+  constexpr int kEntries = kQ8 ? kLanes : 2 * kLanes;  // of a vector
+  constexpr int kEntryBytes = kQ8 ? 4 : 2;             // of four dimensions
+  constexpr int kVectors = std::min(kIntegerVectors<R>, kBlockEntries / kEntries);
+  constexpr int kWidth = kVectors * kEntries;
+  const int n_blocks = ScaleCount(head_dim);
+  const size_t n_codes = CodeBytes(kId, PagePart::kKeys, head_dim);
   const auto* codes = reinterpret_cast<const uint8_t*>(block);
-  const auto* scales = reinterpret_cast<const F16*>(block + size_t{kBlockEntries} * head_dim / 2);
+  const auto* scales = reinterpret_cast<const F16*>(block + n_codes);
+  for (int b = 0; b < n_blocks; ++b) Fetch(ahead + n_codes + size_t{2} * b * kBlockEntries);
   for (int first = 0; first < kBlockEntries; first += kWidth) {
-    const Ahead of_pass = ahead + size_t{1} * first * head_dim / 2;
-    for (int b = 0; b < ScaleCount(head_dim); ++b) {
-      hn::Vec<decltype(d16)> pairs[R][kVectors];
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        const auto offset = hn::BitCast(d16, hn::Set(d32, q.offsets[b * R + r]));
-        PITH_UNROLL for (int v = 0; v < kVectors; ++v) pairs[r][v] = offset;
+    const Ahead of_pass = ahead + n_codes / kBlockEntries * first;
+    const auto score = [&](auto is_first, int b) HWY_ATTR {
+      const int step = b * kScaleDims / 4;
+      const int n_steps = std::min(kScaleDims, head_dim - b * kScaleDims) / 4;
+      const uint8_t* of_step = codes + (step * kBlockEntries + first) * kEntryBytes;
+      const F16* of_entry = scales + b * kBlockEntries + first;
+      const Ahead of_block = of_pass + size_t{1} * step * kWidth * kEntryBytes;
+      if constexpr (kQ8) {
+        ScoreTileQ8<R, kVectors, is_first>(q.codes + step * R, q.pairs + step * R,
+                                           q.offsets + b * R, of_step, n_steps, of_entry,
+                                           scores + first, of_block);
+      } else {
+        ScoreTileQ4<R, kVectors, is_first>(q.codes + 2 * step * R, q.offsets + b * R, of_step,
+                                           n_steps, of_entry, scores + first, of_block);
       }
-      const int end = std::min((b + 1) * kScaleDims, head_dim) / 8;
-      for (int i = b * kScaleDims / 8; i < end; ++i) {
-        if (i * kWidth * 4 % 128 == 0) Fetch(of_pass + size_t{1} * i * kWidth * 4);
-        PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-          const auto both = hn::Load(d8, codes + (i * kBlockEntries + first + v * kLanes) * 4);
-          const auto low = hn::And(both, low_bits);
-          const auto high =
-              hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, both))), low_bits);
-          PITH_UNROLL for (int r = 0; r < R; ++r) {
-            const int32_t* HWY_RESTRICT row = q.codes + 2 * i * R + r;
-            const auto of_low = hn::BitCast(d8s, hn::Set(d32, row[0]));
-            const auto of_high = hn::BitCast(d8s, hn::Set(d32, row[R]));
-            Accumulate(pairs[r][v], MulPairsU8(d16, low, of_low));
-            Accumulate(pairs[r][v], MulPairsU8(d16, high, of_high));
-          }
-        }
-      }
-      hn::Vec<decltype(d32)> sums[R][kVectors];
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-          sums[r][v] = MulPairs(d32, pairs[r][v], ones);
-        }
-      }
-      if (first == 0) Fetch(ahead + size_t{kBlockEntries} * (head_dim / 2 + 2 * b));
-      AddScaled<R, kVectors>(sums, scales + b * kBlockEntries + first, q.scales + b * R, b == 0,
-                             scores + first);
+    };
+    score(std::true_type(), 0);
+    for (int b = 1; b < n_blocks; ++b) score(std::false_type(), b);
+  }
+  const FloatTag d;
+  PITH_UNROLL for (int r = 0; r < R; ++r) {
+    const auto unit = hn::Set(d, q.units[r]);
+    float* HWY_RESTRICT of_row = scores + r * kStepEntries;
+    PITH_UNROLL for (int i = 0; i < kBlockEntries; i += kLanes) {
+      hn::Store(hn::Mul(unit, hn::Load(d, of_row + i)), d, of_row + i);
     }
   }
 }
@@ -213,30 +256,30 @@ HWY_NOINLINE void ConvertQuantisedKeys(CodecId id, const std::byte* HWY_RESTRICT
     const auto* scales = reinterpret_cast<const F16*>(block + n_codes) + lane;
     float* HWY_RESTRICT to =
         panels + entry / panel_width * panel_width * head_dim + entry % panel_width;
-    if (id == CodecId::kQ8) {
-      const auto* codes = reinterpret_cast<const uint16_t*>(block) + lane;
-      for (int i = 0; i < head_dim; i += 2) {
-        const auto scale = LoadScales(d, scales + i / kScaleDims * kBlockEntries);
-        const auto pair = hn::PromoteTo(d32, hn::LoadU(d16, codes + i / 2 * kBlockEntries));
-        const auto even = hn::ShiftRight<24>(hn::ShiftLeft<24>(pair));
-        const auto odd = hn::ShiftRight<24>(hn::ShiftLeft<16>(pair));
-        hn::Store(hn::Mul(scale, hn::ConvertTo(d, even)), d, to + i * panel_width);
-        hn::Store(hn::Mul(scale, hn::ConvertTo(d, odd)), d, to + (i + 1) * panel_width);
-      }
-    } else {
-      const auto* codes = reinterpret_cast<const int32_t*>(block) + lane;
-      const auto low_bits = hn::Set(d32, 0xf);
-      const auto zero = hn::Set(d32, kQ4Zero);
-      for (int i = 0; i < head_dim; i += 8) {
-        const auto scale = LoadScales(d, scales + i / kScaleDims * kBlockEntries);
-        auto rest = hn::LoadU(d32, codes + i / 8 * kBlockEntries);
-        for (int j = 0; j < 4; ++j) {
-          const auto low = hn::Sub(hn::And(rest, low_bits), zero);
-          const auto high = hn::Sub(hn::And(hn::ShiftRight<4>(rest), low_bits), zero);
-          hn::Store(hn::Mul(scale, hn::ConvertTo(d, low)), d, to + (i + j) * panel_width);
-          hn::Store(hn::Mul(scale, hn::ConvertTo(d, high)), d, to + (i + 4 + j) * panel_width);
-          rest = hn::ShiftRight<8>(rest);
-        }
+    const int bytes = id == CodecId::kQ8 ? 4 : 2;  // of an entry and four dimensions
+    const auto zero = hn::Set(d32, id == CodecId::kQ8 ? kQ8Zero : kQ4Zero);
+    const auto mask = hn::Set(d32, id == CodecId::kQ8 ? 0xff : 0xf);
+    const auto* codes = reinterpret_cast<const uint8_t*>(block) + lane * bytes;
+    for (int i = 0; i < head_dim; i += 4) {
+      const auto scale = LoadScales(d, scales + i / kScaleDims * kBlockEntries);
+      const uint8_t* HWY_RESTRICT of_step = codes + i / 4 * kBlockEntries * bytes;
+      const auto store = [&](int j, auto code) HWY_ATTR {
+        const auto x = hn::ConvertTo(d, hn::Sub(hn::And(code, mask), zero));
+        hn::Store(hn::Mul(scale, x), d, to + (i + j) * panel_width);
+      };
+      if (id == CodecId::kQ8) {
+        const auto four = hn::LoadU(d32, reinterpret_cast<const int32_t*>(of_step));
+        store(0, four);
+        store(1, hn::ShiftRight<8>(four));
+        store(2, hn::ShiftRight<16>(four));
+        store(3, hn::ShiftRight<24>(four));
+      } else {
+        const auto four =
+            hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(of_step)));
+        store(0, four);
+        store(1, hn::ShiftRight<8>(four));
+        store(2, hn::ShiftRight<4>(four));
+        store(3, hn::ShiftRight<12>(four));
       }
     }
   }

@@ -77,9 +77,7 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
     F16 scale = 0;
     std::memcpy(&scale, part + layout.Scale(slot, d / kScaleDims), sizeof scale);
     const QuantisedLayout::Place place = layout.Code(slot, d);
-    const auto byte = static_cast<int8_t>(part[place.byte]);
-    const int code = format.id == CodecId::kQ8 ? byte : (byte >> place.shift & 0xf) - kQ4Zero;
-    row[d] = HalfToDouble(scale) * code;
+    row[d] = HalfToDouble(scale) * layout.CodeAt(part, place);
   }
   if (format.id == CodecId::kQ4) RotateBack(row, head_dim);
 }

@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -31,6 +32,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = hn::CappedTag<float, 16>;
 using EightTag = hn::CappedTag<float, 8>;  // a head_dim is a multiple of 8, not of every vector
+using FourTag = hn::CappedTag<float, 4>;
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 inline constexpr bool kManyRegisters =  // 32 rather than 16
     HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;
@@ -74,12 +76,42 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
+// As Hadamard (cache/hadamard.h).
+inline void Rotate(float* HWY_RESTRICT row, int n) {
+#if HWY_TARGET == HWY_SCALAR
+  Hadamard(row, n);
+#else
+  const FourTag d;
+  using V = hn::Vec<FourTag>;
+  const int dims = HadamardDims(n);  // 8 or more
+  alignas(16) static constexpr float kSigns[2][4] = {{1, -1, 1, -1}, {1, 1, -1, -1}};
+  const V by_ones = hn::Load(d, kSigns[0]);
+  const V by_twos = hn::Load(d, kSigns[1]);
+  const V norm = hn::Set(d, 1.0f / std::sqrt(static_cast<float>(dims)));
+  for (int i = 0; i < n; i += 4) {
+    V x = hn::Mul(norm, hn::LoadU(d, row + i));
+    x = hn::MulAdd(x, by_ones, hn::Shuffle2301(x));
+    hn::StoreU(hn::MulAdd(x, by_twos, hn::Shuffle1032(x)), d, row + i);
+  }
+  for (int half = 4; half < dims; half *= 2) {
+    for (int begin = 0; begin < n; begin += 2 * half) {
+      for (int i = begin; i < begin + half; i += 4) {
+        const V a = hn::LoadU(d, row + i);
+        const V b = hn::LoadU(d, row + i + half);
+        hn::StoreU(hn::Add(a, b), d, row + i);
+        hn::StoreU(hn::Sub(a, b), d, row + i + half);
+      }
+    }
+  }
+#endif
+}
+
 // A query as the keys lie: scaled, rotated for q4, and for codes its products with the rows of the
 // codebook's map. [head_dim]
 HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale,
                           const RowFormat& keys, float* HWY_RESTRICT q) {
   for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
-  if (keys.id == CodecId::kQ4) Hadamard(q, head_dim);
+  if (keys.id == CodecId::kQ4) Rotate(q, head_dim);
   if (keys.codebook == nullptr) return;
   const EightTag d8;
   float plain[kMaxHeadDim];
@@ -123,15 +155,16 @@ HWY_INLINE void ClearRows(const Segment& s) {
 HWY_INLINE void FinishRows(const Segment& s) {
   if (s.values.id != CodecId::kQ4) return;
   for (int row = 0; row < s.n_tokens * s.group; ++row) {
-    Hadamard(s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim), s.head_dim);
+    Rotate(s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim), s.head_dim);
   }
 }
 
 // Turns one row of scores [kStepEntries] into weights 2^(score - max), zero from `n_visible` on,
-// whatever was there, or only sums them. Returns the factor by which what was summed before must be
-// multiplied.
+// whatever was there, or only sums them, to step_sum and sum. Returns the factor by which what was
+// summed before must be multiplied.
 template <bool kKeepWeights = true>
-HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& max, float& sum) {
+HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& max, float& sum,
+                            float& step_sum) {
   const FloatTag d;
   const auto minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
   const int n_whole = n_visible / kLanes * kLanes;
@@ -164,7 +197,8 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& ma
   if constexpr (kKeepWeights) {
     for (; i < kStepEntries; i += kLanes) hn::Store(hn::Zero(d), d, scores + i);
   }
-  sum = sum * factor + hn::GetLane(hn::SumOfLanes(d, total));
+  step_sum = hn::GetLane(hn::SumOfLanes(d, total));
+  sum = sum * factor + step_sum;
   return factor;
 }
 

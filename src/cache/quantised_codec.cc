@@ -104,12 +104,8 @@ void QuantisedCodec::Encode(int, MatrixView<const float> rows, int slot, std::by
       for (int d = 0; d < n; ++d) {
         const QuantisedLayout::Place place = layout_.Code(slot, begin + d);
         std::byte& byte = part[place.byte];
-        if (q4) {
-          const std::byte code{static_cast<uint8_t>(block.codes[d] + kQ4Zero)};
-          byte = (byte & ~(std::byte{0xf} << place.shift)) | code << place.shift;
-        } else {
-          byte = static_cast<std::byte>(block.codes[d]);
-        }
+        const std::byte code{static_cast<uint8_t>(block.codes[d] + layout_.Zero())};
+        byte = q4 ? (byte & ~(std::byte{0xf} << place.shift)) | code << place.shift : code;
       }
     }
   }
@@ -121,9 +117,7 @@ void QuantisedCodec::Decode(int, const std::byte* part, int slot, float* row) co
     F16 scale = 0;
     std::memcpy(&scale, part + layout_.Scale(slot, d / kScaleDims), sizeof scale);
     const QuantisedLayout::Place place = layout_.Code(slot, d);
-    const auto byte = static_cast<int8_t>(part[place.byte]);
-    const int code = q4 ? (byte >> place.shift & 0xf) - kQ4Zero : byte;
-    row[d] = ggml_fp16_to_fp32(scale) * static_cast<float>(code);
+    row[d] = ggml_fp16_to_fp32(scale) * static_cast<float>(layout_.CodeAt(part, place));
   }
   if (q4) Hadamard(row, layout_.head_dim);
 }

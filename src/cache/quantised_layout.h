@@ -10,19 +10,26 @@ namespace pith {
 
 // A row is scale * code in every block of kScaleDims dimensions, one f16 scale each; the last block
 // has what is left. Scales lie behind the codes they belong to.
-//   q8 keys: two blocks of 32 entries, each: int8 [head_dim/2][32][2], then f16 [n_scales][32]
+//   q8 keys: two blocks of 32 entries, each: [head_dim/4][32][4] bytes, then f16 [n_scales][32]
 //   q8 values: int8 [32 pairs of entries][head_dim][2], then f16 [n_scales][64]
-//   q4 keys: two blocks of 32 entries, each: [head_dim/8][32][4] bytes, then f16 [n_scales][32];
-//     byte j of step i holds dimension 8i + j in its low and 8i + 4 + j in its high four bits
-//   q4 values: uint16 [32 pairs of entries][n_scales][8][2], then f16 [n_scales][64]; bits 4p to
-//     4p + 3 of word j of block b hold dimension 32b + 8p + j; the last block is a whole one
-// Pairs of dimensions of a key, and pairs of entries of values, stand together because one
-// instruction multiplies pairs of integers and adds the two products. No two entries share a byte.
-// Codes of q4 are stored with kQ4Zero added; its rows are rotated (hadamard.h).
+//   q4 keys: two blocks of 32 entries, each: [head_dim/4][32][2] bytes, then f16 [n_scales][32];
+//     byte j of step i holds dimension 4i + j in its low and 4i + 2 + j in its high four bits
+//   q4 values: [n_scales][32 pairs of entries][16][2] bytes, then f16 [n_scales][64]; byte j of
+//     block b holds dimension 32b + j in its low and 32b + 16 + j in its high four bits; the last
+//     block is a whole one
+// A pair of entries are i and i + 8 of sixteen: PairOf. Dimensions of a key, and pairs of entries
+// of values, stand together because one instruction multiplies neighbouring integers and adds the
+// products. No two entries share a byte. Keys are stored with kQ8Zero or kQ4Zero added, values of
+// q4 too; rows of q4 are rotated (hadamard.h).
 inline constexpr int kScaleDims = 32;
+inline constexpr int kQ8Zero = 128;
 inline constexpr int kQ4Zero = 8;
 
 constexpr int ScaleCount(int head_dim) { return (head_dim + kScaleDims - 1) / kScaleDims; }
+
+// Which pair an entry belongs to, and which of the two it is.
+constexpr int PairOf(int slot) { return slot / 16 * 8 + slot % 8; }
+constexpr int InPair(int slot) { return slot % 16 / 8; }
 
 enum class PagePart : uint8_t { kKeys, kValues };
 
@@ -55,17 +62,28 @@ struct QuantisedLayout {
                : CodeBytes(id, part, head_dim) +
                      size_t{1} * ScaleCount(head_dim) * kPageEntries * sizeof(F16);
   }
+  // What is added to a code where it is stored.
+  constexpr int Zero() const {
+    if (id == CodecId::kQ4) return kQ4Zero;
+    return part == PagePart::kKeys ? kQ8Zero : 0;
+  }
   constexpr Place Code(int slot, int dim) const {
     const int block = slot / kBlockEntries, lane = slot % kBlockEntries;
     if (part == PagePart::kKeys) {
       const size_t begin = block * KeyBlockBytes(id, head_dim);
-      if (id == CodecId::kQ8) return {begin + (dim / 2 * kBlockEntries + lane) * 2 + dim % 2, 0};
-      return {begin + (dim / 8 * kBlockEntries + lane) * 4 + dim % 4, dim % 8 / 4 * 4};
+      const int step = dim / 4 * kBlockEntries + lane;
+      if (id == CodecId::kQ8) return {begin + step * 4 + dim % 4, 0};
+      return {begin + step * 2 + dim % 2, dim % 4 / 2 * 4};
     }
-    if (id == CodecId::kQ8) return {size_t{2} * (slot / 2 * head_dim + dim) + slot % 2, 0};
-    const int word = (slot / 2 * ScaleCount(head_dim) + dim / kScaleDims) * 8 + dim % 8;
-    const int plane = dim % kScaleDims / 8;
-    return {size_t{4} * word + slot % 2 * 2 + plane / 2, plane % 2 * 4};
+    const int pair = PairOf(slot);
+    if (id == CodecId::kQ8) return {size_t{2} * (pair * head_dim + dim) + InPair(slot), 0};
+    const int word = (dim / kScaleDims * kPageEntries / 2 + pair) * 16 + dim % 16;
+    return {size_t{2} * word + InPair(slot), dim % kScaleDims / 16 * 4};
+  }
+  int CodeAt(const std::byte* from, const Place& place) const {
+    const auto byte = static_cast<uint8_t>(from[place.byte]);
+    if (id == CodecId::kQ4) return (byte >> place.shift & 0xf) - kQ4Zero;
+    return part == PagePart::kKeys ? byte - kQ8Zero : static_cast<int8_t>(byte);
   }
   constexpr size_t Scale(int slot, int scale_block) const {
     const size_t codes = CodeBytes(id, part, head_dim);

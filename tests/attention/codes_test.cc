@@ -65,7 +65,9 @@ double WorstCodesError(const Problem& p, const CodecNames& codecs, bool rounds,
     double tolerance = 2 * Tolerance(p.shape, std::sqrt(q2), 4 * std::sqrt(head_dim), 1.5, 1000);
     // Scores err as a random walk of their entries' roundings; a weight by twice that.
     if (rounds) tolerance += 4 * std::sqrt(keys.n_subspaces) * EntryError(p, keys, q);
-    if (codecs.values != "f16") tolerance += 4 * std::sqrt(kPageEntries) / 65534 * 2.5;
+    // As in codecs_test.cc.
+    if (codecs.values == "q8") tolerance += 4 * std::sqrt(kPageEntries) / 65534 * 2.5;
+    if (codecs.values == "q4") tolerance += 4 * std::sqrt(kPageEntries / 4.0) / 126 * 0.58;
     for (size_t i = row * head_dim; i < (row + 1) * head_dim; ++i) {
       if (std::isnan(want[i]) != std::isnan(got[i])) return INFINITY;
       if (std::isnan(want[i])) continue;
