@@ -49,7 +49,8 @@ struct Plan {
   // where kv_limit is too small for the whole.
   bool chunkwise = false;
   // How keys and values are stored once they have left the window, in all layers; sinks, window and
-  // what is pinned stay f16. "f16", "q8", "q4".
+  // what is pinned stay f16. "f16", "q8", "q4"; keys also "pq8xM" and "pq4xM", codes of a product
+  // quantiser with M subspaces (LOOKAT, arXiv 2601.10155), whose codebooks the calibration holds.
   std::string key_codec = "f16";
   std::string value_codec = "f16";
   int window = 128;       // the most recent entries, never evicted
@@ -57,7 +58,7 @@ struct Plan {
   int skip_layers = 0;    // the first layers, left whole
   uint64_t seed = 0;      // of the scorer "random"
   uint64_t kv_limit = 0;  // bytes the cache may allocate, 0: no limit
-  // For "qfilter", "kvzap", "kvzap+" and "expected_calibrated".
+  // For "qfilter", "qfilter+", "kvzap", "kvzap+" and "expected_calibrated", and for pq key codecs.
   std::shared_ptr<const Calibration> calibration;
 
   bool has_codes() const { return key_codec != "f16" || value_codec != "f16"; }

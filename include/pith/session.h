@@ -47,7 +47,8 @@ struct TierStats {
   std::string key_codec;
   std::string value_codec;
   int64_t entries = 0;
-  uint64_t page_bytes = 0;  // of their pages
+  uint64_t page_bytes = 0;      // of their pages
+  uint64_t codebook_bytes = 0;  // in memory beside the cache, shared with forks
 };
 
 struct CacheStats {

@@ -23,7 +23,7 @@ struct SnapshotInfo {
   int version = 0;
   std::string model_name;
   std::string model_fingerprint;
-  std::string calibration_hash;  // empty unless the plan's scorer needs one
+  std::string calibration_hash;  // empty unless the plan needs one
   Plan plan;                     // without the calibration itself
   int n_layers = 0;
   int n_kv_heads = 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
+#include <ranges>
 #include <utility>
 
 #include "base/fail.h"
@@ -76,22 +78,24 @@ int64_t Cache::total_entries() const {
 void Cache::CheckLimit(int n_tokens) {
   if (limit_bytes_ == 0) return;
   uint64_t new_pages = 0, copies = 0;
-  int64_t most_exact = 0;
+  int64_t most_to_move = 0;
   for (const HeadStore& head : heads_) {
     const PageList& list = head.tiers[0];
     new_pages += PagesFor(list.count + n_tokens) - list.pages.size();
     if (AppendsToShared(list)) ++copies;
-    most_exact = std::max(most_exact, list.count + n_tokens);
+    most_to_move =
+        std::max(most_to_move, head.count() - head.tiers[tiers_.size() - 1].count + n_tokens);
   }
   if (new_pages + copies == 0) return;
   uint64_t more = new_pages * bytes_per_page() + copies * tiers_[0].pool.page_bytes();
-  // Moving down frees no fewer bytes than it takes, but for a last page in every head and, head by
-  // head, that its codes are there before its exact entries go.
+  // Moving down frees no fewer bytes than it takes, but for a last page of each tier in every head
+  // and, head by head, that its codes are there before what they are made of goes.
   uint64_t widest = 0;
   for (size_t t = 1; t < tiers_.size(); ++t) {
+    more += tiers_[t].pool.page_bytes() * heads_.size();
     widest = std::max<uint64_t>(widest, tiers_[t].pool.page_bytes());
   }
-  more += widest * (heads_.size() + PagesFor(most_exact));
+  more += widest * PagesFor(most_to_move);
   uint64_t used = shared_bytes_ + metadata_bytes_;
   for (const Tier& tier : tiers_) used += tier.pool.used_bytes();
   // Pages that are free but still held cost nothing to use again; give them back only if needed.
@@ -214,16 +218,20 @@ void Cache::Evict(int layer, int kv_head, std::span<const int32_t> indices) {
   Evict(Head(layer, kv_head), indices);
 }
 
-void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
-  std::vector<int32_t> slots;
-  for (int tier = 0; tier < n_tiers() && !indices.empty(); ++tier) {
+Cache::SlotsByTier Cache::SlotsOf(const HeadStore& head, std::span<const int32_t> indices) {
+  SlotsByTier slots;
+  for (int tier = 0; tier < kMaxTiers && !indices.empty(); ++tier) {
     const auto begin = static_cast<int32_t>(head.begin(tier));
-    slots.clear();
     for (; !indices.empty() && indices.front() >= begin; indices = indices.subspan(1)) {
-      slots.push_back(indices.front() - begin);
+      slots[tier].push_back(indices.front() - begin);
     }
-    Remove(head, tier, slots);
   }
+  return slots;
+}
+
+void Cache::Evict(HeadStore& head, std::span<const int32_t> indices) {
+  const SlotsByTier slots = SlotsOf(head, indices);
+  for (int tier = 0; tier < n_tiers(); ++tier) Remove(head, tier, slots[tier]);
   NotePeak();
 }
 
@@ -280,48 +288,75 @@ void Cache::MoveDown(int layer, int kv_head, std::span<const int32_t> indices, i
   HeadStore& head = heads_[index];
   PageList& to = head.tiers[tier];
   const auto n_moved = std::ssize(indices);
-  const int64_t new_pages = PagesFor(to.count + n_moved) - std::ssize(to.pages);
-  if (limit_bytes_ > 0 &&
-      allocated_bytes() + new_pages * tiers_[tier].pool.page_bytes() > limit_bytes_) {
-    TrimPools();
-  }
-  // All that can fail comes before anything is moved.
-  const auto exact_begin = static_cast<int32_t>(head.begin(0));
-  std::vector<int32_t> slots;
-  for (const int32_t i : indices) slots.push_back(i - exact_begin);
-  PageList& exact = head.tiers[0];
-  for (const int32_t slot : slots) {
-    const auto page = static_cast<size_t>(slot / kPageEntries);
-    if (slot >= exact.count - n_moved || exact.owners[page] == kOwn) continue;
-    DropShared(Unshare(0, exact, page));
-  }
-  if (AppendsToShared(to)) DropShared(Unshare(tier, to, to.pages.size() - 1));
-  GrowPages(tier, to, to.count + n_moved);
+  const SlotsByTier slots = SlotsOf(head, indices);
 
-  const auto dim = static_cast<size_t>(shape_.head_dim);
+  // All that can fail comes before anything is moved.
+  std::unique_lock lock(*moving_);
+  MakeRoomToMove(head, slots, tier, n_moved);
+  // The limit leaves room for one head's codes beside what they are made of.
+  if (limit_bytes_ == 0) lock.unlock();
   std::vector<int32_t> positions;
   std::vector<float> worth;
-  std::vector<float> keys(kPageEntries * dim), values(keys.size());
-  for (int64_t done = 0; done < n_moved;) {
-    const int64_t slot = to.count + done;
-    const int64_t n = std::min(kPageEntries - slot % kPageEntries, n_moved - done);
-    for (int64_t i = 0; i < n; ++i) {
-      const size_t from = static_cast<size_t>(n_moved - 1 - done - i);  // the first comes first
-      ReadSlot(index, 0, slots[from], keys.data() + i * dim, values.data() + i * dim);
-      positions.push_back(head.positions[indices[from]]);
-      worth.push_back(head.worth[indices[from]]);
+  try {
+    EncodeMoved(index, slots, tier);
+    for (const int32_t i : std::views::reverse(indices)) {
+      positions.push_back(head.positions[i]);
+      worth.push_back(head.worth[i]);
     }
-    const auto rows = static_cast<size_t>(n);
-    Store(index, tier, slot, {keys.data(), rows, dim, dim}, {values.data(), rows, dim, dim});
-    done += n;
+  } catch (...) {
+    if (!lock.owns_lock()) lock.lock();
+    FreePages(tier, to, to.count);
+    throw;
   }
+  if (!lock.owns_lock()) lock.lock();
   const auto end = static_cast<ptrdiff_t>(head.begin(tier) + to.count);
-  Remove(head, 0, slots);
+  for (int t = 0; t < tier; ++t) Remove(head, t, slots[t]);
   head.positions.insert(head.positions.begin() + end, positions.begin(), positions.end());
   head.worth.insert(head.worth.begin() + end, worth.begin(), worth.end());
   to.count += n_moved;
   CountMetadata();
   NotePeak();
+}
+
+void Cache::MakeRoomToMove(HeadStore& head, const SlotsByTier& slots, int tier, int64_t n_moved) {
+  PageList& to = head.tiers[tier];
+  const int64_t new_pages = PagesFor(to.count + n_moved) - std::ssize(to.pages);
+  if (limit_bytes_ > 0 &&
+      allocated_bytes() + new_pages * tiers_[tier].pool.page_bytes() > limit_bytes_) {
+    TrimPools();
+  }
+  for (int t = 0; t < tier; ++t) {
+    PageList& from = head.tiers[t];
+    for (const int32_t slot : slots[t]) {
+      const auto page = static_cast<size_t>(slot / kPageEntries);
+      if (slot >= from.count - std::ssize(slots[t]) || from.owners[page] == kOwn) continue;
+      DropShared(Unshare(t, from, page));
+    }
+  }
+  if (AppendsToShared(to)) DropShared(Unshare(tier, to, to.pages.size() - 1));
+  GrowPages(tier, to, to.count + n_moved);
+}
+
+// The last tiers' entries first, each in their order.
+void Cache::EncodeMoved(int head, const SlotsByTier& slots, int tier) {
+  const auto dim = static_cast<size_t>(shape_.head_dim);
+  std::vector<float> keys(kPageEntries * dim), values(keys.size());
+  int64_t at = heads_[head].tiers[tier].count;
+  size_t n = 0;
+  const auto store = [&] {
+    if (n == 0) return;
+    Store(head, tier, at, {keys.data(), n, dim, dim}, {values.data(), n, dim, dim});
+    at += static_cast<int64_t>(n);
+    n = 0;
+  };
+  for (int t = tier - 1; t >= 0; --t) {
+    for (const int32_t slot : std::views::reverse(slots[t])) {
+      ReadSlot(head, t, slot, keys.data() + n * dim, values.data() + n * dim);
+      ++n;
+      if ((at + static_cast<int64_t>(n)) % kPageEntries == 0) store();
+    }
+  }
+  store();
 }
 
 void Cache::SetWorth(int layer, int kv_head, int64_t first, std::span<const float> worth) {

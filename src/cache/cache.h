@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -64,8 +65,9 @@ class Cache {
   }
   // `indices` of Entries(), descending. The order of the remaining entries changes.
   void Evict(int layer, int kv_head, std::span<const int32_t> indices);
-  // Encodes entries of tier 0 by the codecs of `tier`. `indices` of Entries(), descending. The
-  // order of all entries changes.
+  // Encodes entries of the tiers before `tier` by its codecs. `indices` of Entries(), descending.
+  // The order of all entries changes. Heads may be given by several threads, each by one: encoding
+  // takes long, and is done at the same time unless there is a limit.
   void MoveDown(int layer, int kv_head, std::span<const int32_t> indices, int tier);
   // Sets what a later judgement found; `worth` [n] of entries first..first+n-1.
   void SetWorth(int layer, int kv_head, int64_t first, std::span<const float> worth);
@@ -167,9 +169,15 @@ class Cache {
   void GrowPages(int tier, PageList& list, int64_t n_entries);
   void FreePages(int tier, PageList& list, int64_t n_entries) noexcept;
   void Evict(HeadStore& head, std::span<const int32_t> indices);
+  // `indices` of Entries(), descending, as slots of their tiers, descending.
+  using SlotsByTier = std::array<std::vector<int32_t>, kMaxTiers>;
+  static SlotsByTier SlotsOf(const HeadStore& head, std::span<const int32_t> indices);
   // Removes the entries in `slots` of a tier, descending.
   void Remove(HeadStore& head, int tier, std::span<const int32_t> slots);
   void MoveEntry(int tier, PageList& list, int64_t from, int64_t to);
+  // The parts of MoveDown: what can fail, what takes long.
+  void MakeRoomToMove(HeadStore& head, const SlotsByTier& slots, int tier, int64_t n_moved);
+  void EncodeMoved(int head, const SlotsByTier& slots, int tier);
   void ReadSlot(int head, int tier, int64_t slot, float* key, float* value) const;
   // Stores n <= 64 rows at the end of a tier.
   void Store(int head, int tier, int64_t slot, MatrixView<const float> keys,
@@ -195,6 +203,8 @@ class Cache {
   std::vector<HeadStore> heads_;      // [n_layers * n_kv_heads]
   std::vector<HeadView> views_;       // beside heads_, while a chunk is in flight
   std::vector<SharedPage> replaced_;  // beside heads_: what AbandonChunk puts back
+  // Of what heads have in common, while several move down.
+  std::unique_ptr<std::mutex> moving_ = std::make_unique<std::mutex>();
   int chunk_tokens_ = 0;
   uint64_t metadata_bytes_ = 0;
   uint64_t shared_bytes_ = 0;

@@ -8,6 +8,7 @@
 
 #include "base/matrix_view.h"
 #include "cache/layout.h"
+#include "pith/calibration.h"
 
 namespace pith {
 
@@ -28,11 +29,15 @@ class Codec {
   virtual void Decode(int head, const std::byte* part, int slot, float* row) const = 0;
   // Copies one entry as it is, from page to page of a head or within one.
   virtual void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const = 0;
+  // What the codebooks of all heads take in memory.
+  virtual size_t CodebookBytes() const { return 0; }
 };
 
-// Known: "f16", "q8" and "q4". Throw Error(kInvalidArgument) naming the known ones, or saying what
-// the codec asks of head_dim.
-std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim);
+// Known: "f16", "q8" and "q4", for keys also "pq8xM" and "pq4xM", whose codebooks must be among the
+// model's. Throw Error(kInvalidArgument) naming the known ones, or saying what the codec asks of
+// head_dim or how its codebooks are made.
+std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim,
+                                    const PqCodebooks* codebooks = nullptr);
 std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim);
 
 // How the entries of one tier are stored.
@@ -45,6 +50,13 @@ struct TierCodecs {
 
 // Tier 0, which is f16, and one of the codecs named, unless both are f16. Throws as above.
 std::vector<TierCodecs> MakeTiers(std::string_view key_codec, std::string_view value_codec,
-                                  int head_dim);
+                                  int head_dim, const PqCodebooks* codebooks = nullptr);
+
+// What a tier takes, known without codebooks. Throws as above but for these.
+struct TierBytes {
+  size_t page = 0;                // keys and values of 64 entries
+  size_t codebooks_per_head = 0;  // in memory
+};
+TierBytes BytesOfTier(std::string_view key_codec, std::string_view value_codec, int head_dim);
 
 }  // namespace pith

@@ -18,10 +18,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::CappedTag<float, 16>;
 using IndexTag = hn::RebindToSigned<FloatTag>;
 
-// |c|^2 - 2 c . x, which orders centroids as their distances from x do, of kRows rows at once.
+// Of kRows rows at once.
 template <int kRows>
-HWY_INLINE void FindTile(const float* HWY_RESTRICT table, size_t n_padded, int n_dims,
-                         const float* HWY_RESTRICT rows, size_t stride, uint8_t* codes) {
+HWY_INLINE void FindTile(const float* HWY_RESTRICT centroids, const float* HWY_RESTRICT half_norms,
+                         size_t n_padded, int n_dims, const float* HWY_RESTRICT rows, size_t stride,
+                         uint8_t* codes) {
   const FloatTag d;
   const IndexTag di;
   using V = hn::Vec<FloatTag>;
@@ -33,11 +34,11 @@ HWY_INLINE void FindTile(const float* HWY_RESTRICT table, size_t n_padded, int n
   }
   for (size_t c = 0; c < n_padded; c += hn::Lanes(d)) {
     V sums[kRows];
-    for (int r = 0; r < kRows; ++r) sums[r] = hn::LoadU(d, table + n_dims * n_padded + c);
+    for (int r = 0; r < kRows; ++r) sums[r] = hn::LoadU(d, half_norms + c);
     for (int i = 0; i < n_dims; ++i) {
-      const V centroids = hn::LoadU(d, table + i * n_padded + c);
+      const V element = hn::LoadU(d, centroids + i * n_padded + c);
       for (int r = 0; r < kRows; ++r) {
-        sums[r] = hn::MulAdd(centroids, hn::Set(d, rows[r * stride + i]), sums[r]);
+        sums[r] = hn::NegMulAdd(element, hn::Set(d, rows[r * stride + i]), sums[r]);
       }
     }
     const auto at = hn::Iota(di, static_cast<int32_t>(c));
@@ -55,15 +56,16 @@ HWY_INLINE void FindTile(const float* HWY_RESTRICT table, size_t n_padded, int n
   }
 }
 
-void Find(const float* HWY_RESTRICT table, size_t n_padded, int n_dims,
-          const MatrixView<const float>& rows, uint8_t* codes) {
+void Find(const float* HWY_RESTRICT centroids, const float* HWY_RESTRICT half_norms,
+          size_t n_padded, const MatrixView<const float>& rows, uint8_t* codes) {
   constexpr int kRows = 4;
+  const int n_dims = static_cast<int>(rows.cols);
   size_t i = 0;
   for (; i + kRows <= rows.rows; i += kRows) {
-    FindTile<kRows>(table, n_padded, n_dims, rows.row(i), rows.stride, codes + i);
+    FindTile<kRows>(centroids, half_norms, n_padded, n_dims, rows.row(i), rows.stride, codes + i);
   }
   for (; i < rows.rows; ++i) {
-    FindTile<1>(table, n_padded, n_dims, rows.row(i), rows.stride, codes + i);
+    FindTile<1>(centroids, half_norms, n_padded, n_dims, rows.row(i), rows.stride, codes + i);
   }
 }
 
@@ -92,17 +94,17 @@ CentroidSearch::CentroidSearch(std::span<const float> centroids, int n_dims) : n
     Fail(ErrorCode::kInvalidArgument, "{} numbers are not 1 to {} centroids of {} dimensions",
          centroids.size(), kMostCentroids, n_dims);
   }
-  n_padded_ = (n + kMostLanes - 1) / kMostLanes * kMostLanes;
-  table_.assign(static_cast<size_t>(n_dims + 1) * n_padded_, 0.0f);
-  float* norms = table_.data() + static_cast<size_t>(n_dims) * n_padded_;
-  std::fill_n(norms, n_padded_, std::numeric_limits<float>::infinity());
+  const size_t n_padded = (n + kMostLanes - 1) / kMostLanes * kMostLanes;
+  centroids_.assign(static_cast<size_t>(n_dims) * n_padded, 0.0f);
+  half_norms_.assign(n_padded, std::numeric_limits<float>::infinity());
   for (size_t c = 0; c < n; ++c) {
-    norms[c] = 0;
+    float norm = 0;
     for (int i = 0; i < n_dims; ++i) {
       const float x = centroids[c * static_cast<size_t>(n_dims) + static_cast<size_t>(i)];
-      table_[static_cast<size_t>(i) * n_padded_ + c] = -2 * x;
-      norms[c] += x * x;
+      centroids_[static_cast<size_t>(i) * n_padded + c] = x;
+      norm += x * x;
     }
+    half_norms_[c] = norm / 2;
   }
 }
 
@@ -111,7 +113,13 @@ void CentroidSearch::Find(MatrixView<const float> rows, std::span<uint8_t> codes
     Fail(ErrorCode::kInvalidArgument, "rows of {} for centroids of {} dimensions, {} codes for {}",
          rows.cols, n_dims_, codes.size(), rows.rows);
   }
-  HWY_DYNAMIC_DISPATCH(Find)(table_.data(), n_padded_, n_dims_, rows, codes.data());
+  FindCodes(rows, centroids_, half_norms_, codes);
+}
+
+void FindCodes(MatrixView<const float> rows, std::span<const float> centroids,
+               std::span<const float> half_norms, std::span<uint8_t> codes) {
+  HWY_DYNAMIC_DISPATCH(Find)
+  (centroids.data(), half_norms.data(), half_norms.size(), rows, codes.data());
 }
 
 }  // namespace pith

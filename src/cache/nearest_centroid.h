@@ -10,6 +10,12 @@
 
 namespace pith {
 
+// Codes of rows x: code i has the least half_norms[c] - c . x, the first of those equally low; 0
+// for a row that holds a NaN. Half of |c|^2 finds the nearest. rows [n, n_dims]; centroids [n_dims,
+// n_centroids]; half_norms [n_centroids], a multiple of 16 and at most 256; codes [n].
+void FindCodes(MatrixView<const float> rows, std::span<const float> centroids,
+               std::span<const float> half_norms, std::span<uint8_t> codes);
+
 class CentroidSearch {
  public:
   // centroids: [n_centroids, n_dims], 1 to 256 of them, finite.
@@ -21,8 +27,8 @@ class CentroidSearch {
 
  private:
   int n_dims_;
-  size_t n_padded_;
-  std::vector<float> table_;  // [n_dims + 1, n_padded]: -2 c, dimension by dimension, then |c|^2
+  std::vector<float> centroids_;   // [n_dims, n_padded]
+  std::vector<float> half_norms_;  // [n_padded], infinite where there is no centroid
 };
 
 }  // namespace pith

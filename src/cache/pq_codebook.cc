@@ -8,6 +8,7 @@
 #include <charconv>
 
 #include "base/fail.h"
+#include "cache/nearest_centroid.h"
 
 namespace pith {
 namespace {
@@ -75,52 +76,68 @@ PqCodebook::PqCodebook(const PqShape& shape, std::span<const float> centre,
                        std::span<const float> map, std::span<const float> centroids)
     : shape_(shape),
       head_dim_(static_cast<int>(centre.size())),
-      centre_(centre.begin(), centre.end()),
-      map_(map.begin(), map.end()),
-      centroids_(centroids.begin(), centroids.end()) {
+      centre_(centre.begin(), centre.end()) {
   CheckPqShape(shape, head_dim_);
-  const size_t n_centroids = static_cast<size_t>(shape.n_centroids());
-  if (map.size() != centre.size() * centre.size() ||
-      centroids.size() != centre.size() * n_centroids) {
+  const size_t dim = centre.size();
+  const auto n_centroids = static_cast<size_t>(shape.n_centroids());
+  if (map.size() != dim * dim || centroids.size() != dim * n_centroids) {
     Fail(ErrorCode::kInvalidArgument,
          "a map of {} and centroids of {} numbers, expected {} and {} for {} dimensions",
-         map.size(), centroids.size(), centre.size() * centre.size(), centre.size() * n_centroids,
-         head_dim_);
+         map.size(), centroids.size(), dim * dim, dim * n_centroids, head_dim_);
   }
   inverse_ = InverseOfPqMap(map, head_dim_);
-  const size_t book = centroids.size() / static_cast<size_t>(shape.n_subspaces);
-  for (int m = 0; m < shape.n_subspaces; ++m) {
-    searches_.emplace_back(centroids.subspan(static_cast<size_t>(m) * book, book),
-                           head_dim_ / shape.n_subspaces);
+  const std::vector<float> origin(dim);
+  const std::vector<float> offset = PqCoordinates({origin.data(), 1, dim, dim}, centre, inverse_);
+  const size_t width = dim / static_cast<size_t>(shape.n_subspaces);
+  packed_.assign(map.begin(), map.end());
+  half_norms_.resize(static_cast<size_t>(shape.n_subspaces) * n_centroids);
+  for (size_t d = 0; d < dim; ++d) {
+    const float* of_subspace = centroids.data() + d / width * n_centroids * width;
+    for (size_t k = 0; k < n_centroids; ++k) {
+      const float x = of_subspace[k * width + d % width];
+      packed_.push_back(x - offset[d]);
+      half_norms_[d / width * n_centroids + k] += x * x / 2;
+    }
   }
 }
 
+// The search sees centroids with the centre and coordinates and norms without it: what this adds to
+// c . x is the same for all centroids.
 void PqCodebook::Encode(MatrixView<const float> keys, std::span<uint8_t> codes) const {
-  if (keys.cols != centre_.size() || codes.size() != keys.rows * searches_.size()) {
+  const auto n_subspaces = static_cast<size_t>(shape_.n_subspaces);
+  if (keys.cols != centre_.size() || codes.size() != keys.rows * n_subspaces) {
     Fail(ErrorCode::kInvalidArgument, "{} keys of {} dimensions for {} codes, expected {} and {}",
-         keys.rows, keys.cols, codes.size(), head_dim_, keys.rows * searches_.size());
+         keys.rows, keys.cols, codes.size(), head_dim_, keys.rows * n_subspaces);
   }
   const std::vector<float> coordinates = PqCoordinates(keys, centre_, inverse_);
   const auto dim = static_cast<size_t>(head_dim_);
-  const size_t n_subspaces = searches_.size();
+  const auto n_centroids = static_cast<size_t>(shape_.n_centroids());
   const size_t width = dim / n_subspaces;
   std::vector<uint8_t> found(keys.rows);
   for (size_t m = 0; m < n_subspaces; ++m) {
-    searches_[m].Find({coordinates.data() + m * width, keys.rows, width, dim}, found);
+    FindCodes({coordinates.data() + m * width, keys.rows, width, dim},
+              packed().subspan(dim * dim + m * width * n_centroids, width * n_centroids),
+              std::span(half_norms_).subspan(m * n_centroids, n_centroids), found);
     for (size_t i = 0; i < keys.rows; ++i) codes[i * n_subspaces + m] = found[i];
   }
 }
 
 void PqCodebook::Decode(std::span<const uint8_t> codes, float* key) const {
   const auto dim = static_cast<size_t>(head_dim_);
-  const size_t width = dim / searches_.size();
-  const size_t n_centroids = static_cast<size_t>(shape_.n_centroids());
-  std::copy(centre_.begin(), centre_.end(), key);
+  const size_t width = dim / codes.size();
+  const auto n_centroids = static_cast<size_t>(shape_.n_centroids());
+  std::fill_n(key, dim, 0.0f);
   for (size_t i = 0; i < dim; ++i) {
-    const size_t m = i / width;
-    const float y = centroids_[(m * n_centroids + codes[m]) * width + i % width];
-    for (size_t j = 0; j < dim; ++j) key[j] += y * map_[i * dim + j];
+    const float y = packed_[dim * dim + i * n_centroids + codes[i / width]];
+    for (size_t j = 0; j < dim; ++j) key[j] += y * packed_[i * dim + j];
   }
+}
+
+size_t PqCodebook::Bytes(const PqShape& shape, int head_dim) {
+  const auto dim = static_cast<size_t>(head_dim);
+  const auto n_centroids = static_cast<size_t>(shape.n_centroids());
+  return sizeof(float) * (dim + 2 * dim * dim + dim * n_centroids +
+                          static_cast<size_t>(shape.n_subspaces) * n_centroids);
 }
 
 }  // namespace pith

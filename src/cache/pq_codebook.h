@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "base/matrix_view.h"
-#include "cache/nearest_centroid.h"
 
 namespace pith {
 
@@ -31,8 +30,8 @@ void CheckPqShape(const PqShape& shape, int head_dim);
 
 // The codebook of one head: a key is taken as
 //   centre + sum over i of y[i] map[i],  y = the centroids of its codes, one after another.
-// Kernels therefore need q . key = q . centre + sum over i of y[i] (map[i] . q) and one table of
-// centroid products for each query.
+// The centre joins the centroids, so that kernels need not know of it: with c inverse(map) added to
+// every y, a key is the sum alone.
 class PqCodebook {
  public:
   // centre [head_dim]; map [head_dim, head_dim], which has an inverse; centroids [n_subspaces,
@@ -43,23 +42,24 @@ class PqCodebook {
 
   const PqShape& shape() const { return shape_; }
   int head_dim() const { return head_dim_; }
-  std::span<const float> centre() const { return centre_; }
-  std::span<const float> map() const { return map_; }
-  std::span<const float> centroids() const { return centroids_; }
+  // As pq_layout.h says.
+  std::span<const float> packed() const { return packed_; }
 
   // keys [n, head_dim] to codes [n, n_subspaces], each below n_centroids.
   void Encode(MatrixView<const float> keys, std::span<uint8_t> codes) const;
   // codes [n_subspaces] to a key [head_dim].
   void Decode(std::span<const uint8_t> codes, float* key) const;
 
+  // What one takes in memory.
+  static size_t Bytes(const PqShape& shape, int head_dim);
+
  private:
   PqShape shape_;
   int head_dim_;
   std::vector<float> centre_;
-  std::vector<float> map_;
-  std::vector<float> inverse_;  // [head_dim, head_dim]: y = (key - centre) inverse
-  std::vector<float> centroids_;
-  std::vector<CentroidSearch> searches_;  // [n_subspaces]
+  std::vector<float> inverse_;     // [head_dim, head_dim]: y = (key - centre) inverse
+  std::vector<float> packed_;      // [PqCodebookFloats]
+  std::vector<float> half_norms_;  // [n_subspaces, n_centroids], of centroids without the centre
 };
 
 // Coordinates y of keys in a map. keys [n, head_dim]; inverse [head_dim, head_dim] as above.

@@ -12,30 +12,16 @@ PqKeyCodec::PqKeyCodec(std::vector<PqCodebook> codebooks) : codebooks_(std::move
     Fail(ErrorCode::kInvalidArgument, "Keys are to be stored as codes of no codebook.");
   }
   name_ = codebooks_[0].shape().name();
-  for (const PqCodebook& book : codebooks_) {
-    const int head_dim = book.head_dim();
-    const int n_centroids = book.shape().n_centroids();
-    const int width = head_dim / book.shape().n_subspaces;
-    // The centre joins the centroids, so that kernels need not know of it.
-    const std::vector<float> origin(head_dim);
-    const std::vector<float> inverse = InverseOfPqMap(book.map(), head_dim);
-    std::vector<float> offset =
-        PqCoordinates({origin.data(), 1, origin.size(), origin.size()}, book.centre(), inverse);
-    packed_.insert(packed_.end(), book.map().begin(), book.map().end());
-    for (int d = 0; d < head_dim; ++d) {
-      const float* of_subspace = book.centroids().data() + d / width * n_centroids * width;
-      for (int k = 0; k < n_centroids; ++k) {
-        packed_.push_back(of_subspace[k * width + d % width] - offset[d]);
-      }
-    }
-  }
 }
 
 RowFormat PqKeyCodec::Format(int head) const {
-  const PqShape& shape = codebooks_[0].shape();
-  const CodecId id = shape.bits == 8 ? CodecId::kPq8 : CodecId::kPq4;
-  const size_t floats = PqCodebookFloats(id, codebooks_[0].head_dim());
-  return {id, packed_.data() + static_cast<size_t>(head) * floats, shape.n_subspaces};
+  const PqCodebook& book = codebooks_[static_cast<size_t>(head)];
+  return {book.shape().bits == 8 ? CodecId::kPq8 : CodecId::kPq4, book.packed().data(),
+          book.shape().n_subspaces};
+}
+
+size_t PqKeyCodec::CodebookBytes() const {
+  return codebooks_.size() * PqCodebook::Bytes(codebooks_[0].shape(), codebooks_[0].head_dim());
 }
 
 void PqKeyCodec::Encode(int head, MatrixView<const float> rows, int slot, std::byte* part) const {

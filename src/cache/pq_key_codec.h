@@ -23,11 +23,11 @@ class PqKeyCodec : public Codec {
   void Encode(int head, MatrixView<const float> rows, int slot, std::byte* part) const override;
   void Decode(int head, const std::byte* part, int slot, float* row) const override;
   void Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const override;
+  size_t CodebookBytes() const override;
 
  private:
   std::vector<PqCodebook> codebooks_;
   std::string name_;
-  std::vector<float> packed_;  // [n_heads, PqCodebookFloats], what kernels see
 };
 
 }  // namespace pith

@@ -56,10 +56,9 @@ std::string QualityTable(std::span<const float> r2, int n_layers, int n_kv_heads
 
 // The calibration of which everything is kept but what is made: the one given, or else the file
 // that is replaced, if it is this model's, or else the one that fits the model and holds what
-// `scorer` needs. Empty if there is none.
-Calibration KeptCalibration(const std::string& given, const std::string& target,
-                            const std::string& scorer, const ModelFlags& model_flags,
-                            const Model& model) {
+// `plan` needs. Empty if there is none.
+Calibration KeptCalibration(const std::string& given, const std::string& target, const Plan& plan,
+                            const ModelFlags& model_flags, const Model& model) {
   if (!given.empty()) {
     Calibration calibration = Calibration::Load(given);
     calibration.CheckFits(model.info());
@@ -75,8 +74,8 @@ Calibration KeptCalibration(const std::string& given, const std::string& target,
   } catch (const Error&) {  // nothing of this model's: it is replaced
     if (is_own) return {};  // and the search below would find it again
   }
-  const auto found = FindCalibration(model, model_flags.File(), scorer);
-  return found && HoldsFor(*found, scorer) ? *found : Calibration();
+  const auto found = FindCalibration(model, model_flags.File(), plan);
+  return found && HoldsFor(*found, plan) ? *found : Calibration();
 }
 
 // Q-Filters and what comes with them, beside what else `kept` holds.
@@ -213,8 +212,10 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   const Model model = model_flags.Load();
   const auto start = std::chrono::steady_clock::now();
   KvzapQuality quality;
-  Calibration calibration =
-      KeptCalibration(from, target, kvzap.form.empty() ? "kvzap" : "qfilter", model_flags, model);
+  Plan other;  // which needs what is not made
+  other.keep.kind = Keep::Kind::kFraction;
+  other.scorer = kvzap.form.empty() ? "kvzap" : "qfilter";
+  Calibration calibration = KeptCalibration(from, target, other, model_flags, model);
   if (makes_codebooks) {
     if (line.Given("--sequences")) codebooks.n_sequences = options.n_sequences;
     codebooks.sequence_tokens = options.sequence_tokens;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "calibrate/metadata_keys.h"
+#include "engine/plan_calibration.h"
 #include "pith/error.h"
 
 namespace pith::cli {
@@ -39,22 +40,15 @@ std::vector<fs::path> CalibrationsIn(const fs::path& folder) {
 
 }  // namespace
 
-bool HoldsFor(const Calibration& calibration, const std::string& scorer) {
-  if (scorer == "kvzap+") return calibration.kvzap_plus.has_value();
-  if (scorer == "expected_calibrated") return calibration.queries.has_value();
-  if (scorer == "qfilter+") return calibration.queries && calibration.curves;
-  return scorer == "qfilter" ? !calibration.q_filters.empty() : calibration.kvzap.has_value();
-}
-
 std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs::path& model_file,
-                                                   const std::string& scorer) {
+                                                   const Plan& plan) {
   std::error_code error;
   const fs::path beside = fs::path(model_file).replace_extension(kExtension);
   std::shared_ptr<const Calibration> of_model;
   if (fs::is_regular_file(beside, error)) {
     of_model = std::make_shared<const Calibration>(Calibration::Load(beside));
     of_model->CheckFits(model.info());
-    if (HoldsFor(*of_model, scorer)) return of_model;
+    if (HoldsFor(*of_model, plan)) return of_model;
   }
   for (const fs::path& folder : Folders()) {
     for (const fs::path& file : CalibrationsIn(folder)) {
@@ -67,7 +61,7 @@ std::shared_ptr<const Calibration> FindCalibration(const Model& model, const fs:
             fingerprint->second != model.info().fingerprint) {
           continue;
         }
-        if (!HoldsFor(calibration, scorer)) continue;
+        if (!HoldsFor(calibration, plan)) continue;
         return std::make_shared<const Calibration>(std::move(calibration));
       } catch (const Error&) {
         continue;

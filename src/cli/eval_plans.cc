@@ -13,7 +13,7 @@
 #include "base/fail.h"
 #include "cache/pq_codebook.h"
 #include "cli/report.h"
-#include "engine/snapshot_manifest.h"
+#include "engine/plan_calibration.h"
 #include "eval/key_coding.h"
 #include "scorers/scorer.h"
 
@@ -93,7 +93,7 @@ void EvalFlags::Check() const {
   for (const std::string& window : lists_.windows) {
     for (const std::string& scorer : lists_.scorers) {
       const PlanFlags flags =
-          plan_.With(ParseNamed("--scorer", scorer).first, ParseWindow(window), "");
+          plan_.With(ParseNamed("--scorer", scorer).first, ParseWindow(window), "", "f16", "f16");
       for (const std::string& keep : lists_.keeps) flags.Check(keep);
     }
   }
@@ -127,28 +127,28 @@ std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions
     std::shared_ptr<const Calibration> shared;
     for (const std::string& window : lists_.windows) {
       for (const std::string& keep : lists_.keeps) {
-        TriedPlan tried;
-        tried.calibration = calibration;
-        tried.plan = plan_.With(scorer, ParseWindow(window), calibration)
-                         .ForModel(model, model_.File(), keep);
-        // One for all of a scorer's plans, which is how it is known that one judgement serves them.
-        if (shared) tried.plan.calibration = shared;
-        shared = tried.plan.calibration;
-        for (const std::string& budget : lists_.budgets) {
-          tried.plan.budget = budget;
-          if (tries_ == Tries::kScorers) {
-            tried.plan.keep.kind = Keep::Kind::kFraction;
-            tried.plan.keep.fraction = 1;
-            tried.plan.budget = "uniform";
-          }
-          if (while_reading_ && tried.evicts()) {
-            const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
-            tried.plan.chunkwise = tried.plan.chunkwise || repeats;
-          }
-          for (const std::string& key_codec : lists_.key_codecs) {
-            for (const std::string& value_codec : lists_.value_codecs) {
-              tried.plan.key_codec = key_codec;
-              tried.plan.value_codec = value_codec;
+        for (const std::string& key_codec : lists_.key_codecs) {
+          for (const std::string& value_codec : lists_.value_codecs) {
+            TriedPlan tried;
+            tried.calibration = calibration;
+            tried.plan =
+                plan_.With(scorer, ParseWindow(window), calibration, key_codec, value_codec)
+                    .ForModel(model, model_.File(), keep);
+            // One for all of a scorer's plans where it can be, which is how it is known that one
+            // judgement serves them.
+            if (shared && HoldsFor(*shared, tried.plan)) tried.plan.calibration = shared;
+            shared = tried.plan.calibration;
+            for (const std::string& budget : lists_.budgets) {
+              tried.plan.budget = budget;
+              if (tries_ == Tries::kScorers) {
+                tried.plan.keep.kind = Keep::Kind::kFraction;
+                tried.plan.keep.fraction = 1;
+                tried.plan.budget = "uniform";
+              }
+              if (while_reading_ && tried.evicts()) {
+                const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
+                tried.plan.chunkwise = tried.plan.chunkwise || repeats;
+              }
               MakeSession(model, tried.plan, options);  // refuses before the first minute
               plans.push_back(tried);
             }
@@ -164,7 +164,7 @@ std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
   std::map<std::string, std::shared_ptr<const Calibration>> loaded;  // by file
   const auto calibration_of = [&](const std::string& file) {
     if (!file.empty() && !loaded.contains(file)) {
-      loaded[file] = plan_.With(Plan().scorer, Plan().window, file)
+      loaded[file] = plan_.With(Plan().scorer, Plan().window, file, "f16", "f16")
                          .CalibrationFor(Plan(), model, model_.File());
     }
     return file.empty() ? nullptr : loaded[file];
@@ -199,7 +199,9 @@ std::string EvalFlags::Settings(const Json& task, const TriedPlan& tried) const 
   if (!tried.full()) {
     AddPlan(json.emplace_back(Json::object()), plan);
     json.push_back({plan.budget, plan.head_floor, plan.seed, plan.chunkwise, plan.kv_limit});
-    if (plan.calibration) json.push_back(CalibrationDigest(plan));
+    if (plan.calibration) {
+      json.push_back(CalibrationDigest(CalibrationParts(plan), *plan.calibration));
+    }
     if (while_reading_) json.push_back("while reading");
   }
   const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);

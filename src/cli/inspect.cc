@@ -132,6 +132,11 @@ std::string Description(const SnapshotInfo& info, const std::string& file) {
         fmt::format("{} entries with keys in {} and values in {}, {}", WithCommas(tier.entries),
                     tier.key_codec, tier.value_codec, FormatBytes(tier.page_bytes)));
   }
+  for (const TierStats& tier : info.tiers) {
+    if (tier.codebook_bytes == 0) continue;
+    row("codebooks",
+        fmt::format("of the calibration, {} in memory", FormatBytes(tier.codebook_bytes)));
+  }
   if (!info.calibration_hash.empty()) row("calibration", info.calibration_hash);
   row("tokens", WithCommas(n_tokens));
   row("entries",

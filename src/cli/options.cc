@@ -12,7 +12,7 @@
 #include "cli/calibration_search.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
-#include "engine/snapshot_manifest.h"
+#include "engine/plan_calibration.h"
 
 namespace pith::cli {
 namespace {
@@ -151,8 +151,9 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
   line.List("--window", lists.windows, "N,...",
             "most recent entries, never dropped, each tried in turn");
   line.List("--key-codec", lists.key_codecs, "NAME,...",
-            "how keys are stored once they have left the window, each tried in turn: f16, q8, q4");
-  line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values");
+            "how keys are stored once they have left the window, each tried in turn: f16, q8, q4, "
+            "or pq8xM and pq4xM, for which the calibration needs codebooks");
+  line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values: f16, q8, q4");
   AddRestTo(line);
 }
 
@@ -172,11 +173,13 @@ void PlanFlags::AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_
               "calibration with codebooks, as pith calibrate --codebooks makes it");
 }
 
-PlanFlags PlanFlags::With(const std::string& scorer, int window,
-                          const std::string& calibration) const {
+PlanFlags PlanFlags::With(const std::string& scorer, int window, const std::string& calibration,
+                          const std::string& key_codec, const std::string& value_codec) const {
   PlanFlags flags = *this;
   flags.plan_.scorer = scorer;
   flags.plan_.window = window;
+  flags.plan_.key_codec = key_codec;
+  flags.plan_.value_codec = value_codec;
   if (!calibration.empty()) flags.calibration_ = calibration;
   return flags;
 }
@@ -218,16 +221,18 @@ void PlanFlags::AddRestTo(CommandLine& line) {
 }
 
 void PlanFlags::AddCodecsTo(CommandLine& line) {
-  line.Option("--key-codec", plan_.key_codec, "NAME",
-              "how keys are stored once they have left the window: f16, q8, q4");
-  line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values");
+  line.Option(
+      "--key-codec", plan_.key_codec, "NAME",
+      "how keys are stored once they have left the window: f16, q8, q4, or pq8xM and pq4xM, "
+      "for which the calibration needs codebooks");
+  line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values: f16, q8, q4");
 }
 
 void PlanFlags::AddCalibrationTo(CommandLine& line) {
   line.Option("--calibration", calibration_, "FILE",
               "calibration for the scorers qfilter, qfilter+, kvzap, kvzap+ and "
-              "expected_calibrated (default: "
-              "the one that fits the model, beside it or installed with pith)");
+              "expected_calibrated, and for pq key codecs (default: the one that fits the model, "
+              "beside it or installed with pith)");
 }
 
 Plan PlanFlags::Parsed(const std::string& keep) const {
@@ -255,14 +260,15 @@ Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_
                          const std::string& keep) const {
   Plan plan = Parsed(keep);
   if (plan.scorer == kAutoScorer) {
-    ScorerChoice choice =
-        ChooseScorer(model, model_file, plan.keep, reading_, GivenCalibration(model));
+    Plan codes = plan;
+    codes.keep = Keep();
+    CalibrationFor(codes, model, model_file);  // for want of codebooks no scorer is the worse one
+    ScorerChoice choice = ChooseScorer(model, model_file, plan, reading_, GivenCalibration(model));
     plan.scorer = choice.scorer;
     plan.calibration = choice.calibration;
     if (!quiet_) TellOnce(choice.notice);
-  } else {
-    plan.calibration = CalibrationFor(plan, model, model_file);
   }
+  if (!plan.calibration) plan.calibration = CalibrationFor(plan, model, model_file);
   if (!quiet_) TellOnce(TauNotice(plan));
   return plan;
 }
@@ -278,13 +284,13 @@ std::shared_ptr<const Calibration> PlanFlags::CalibrationFor(
     const Plan& plan, const Model& model, const std::filesystem::path& model_file) const {
   if (!calibration_.empty()) return GivenCalibration(model);
   if (!NeedsCalibration(plan)) return nullptr;
-  std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file, plan.scorer);
-  if (!calibration) {
-    Fail(ErrorCode::kNotFound,
-         "no calibration for {} fits {}: make one with {}, or choose a --scorer that needs none",
-         plan.scorer, model_file.string(), CalibrateCommand(plan.scorer, model_file));
-  }
-  return calibration;
+  std::shared_ptr<const Calibration> calibration = FindCalibration(model, model_file, plan);
+  const std::vector<CalibrationPart> missing = MissingParts(calibration.get(), plan);
+  if (missing.empty()) return calibration;
+  Fail(ErrorCode::kNotFound,
+       "no calibration with {} fits {}: make one with {}, or choose a scorer and codecs that need "
+       "none",
+       missing.front().name, model_file.string(), CalibrateCommand(missing.front(), model_file));
 }
 
 void PlanFlags::RefuseBeside(const std::string& snapshot, const CommandLine& line) const {

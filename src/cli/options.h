@@ -60,8 +60,9 @@ class PlanFlags {
   void AddScorersTo(CommandLine& line, std::vector<std::string>& scorers);
   // --key-codec and --calibration only, for verbs that measure keys by themselves.
   void AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_codecs);
-  // These flags with another scorer and window and, unless it is empty, another calibration.
-  PlanFlags With(const std::string& scorer, int window, const std::string& calibration) const;
+  // These flags with another scorer, window and codecs and, unless it is empty, calibration.
+  PlanFlags With(const std::string& scorer, int window, const std::string& calibration,
+                 const std::string& key_codec, const std::string& value_codec) const;
 
   // Throws UsageError when one of them was given although `snapshot` brings its own plan; a
   // calibration it does not bring.

@@ -86,7 +86,8 @@ void AddTiers(nlohmann::ordered_json& json, const std::vector<TierStats>& tiers)
     json["tiers"].push_back({{"key_codec", tier.key_codec},
                              {"value_codec", tier.value_codec},
                              {"entries", tier.entries},
-                             {"page_bytes", tier.page_bytes}});
+                             {"page_bytes", tier.page_bytes},
+                             {"codebook_bytes", tier.codebook_bytes}});
   }
 }
 

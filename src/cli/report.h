@@ -20,7 +20,7 @@ void Print(std::string_view text);
 // Indented, with a line break at the end.
 void PrintJson(const nlohmann::ordered_json& json);
 
-// `tiers`: a list of `key_codec`, `value_codec`, `entries` and `page_bytes`.
+// `tiers`: a list of `key_codec`, `value_codec`, `entries`, `page_bytes` and `codebook_bytes`.
 void AddTiers(nlohmann::ordered_json& json, const std::vector<TierStats>& tiers);
 // `tokens`, `entries`, `entries_full`, `kv_bytes`, `kv_bytes_peak`, `kv_bytes_shared`,
 // `kv_bytes_full`, `tiers`.

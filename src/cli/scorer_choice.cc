@@ -10,28 +10,34 @@ namespace {
 
 std::shared_ptr<const Calibration> Fitting(const Model& model,
                                            const std::filesystem::path& model_file,
-                                           const std::string& scorer,
+                                           const Plan& plan,
                                            const std::shared_ptr<const Calibration>& given) {
-  auto calibration = given ? given : FindCalibration(model, model_file, scorer);
-  return calibration && HoldsFor(*calibration, scorer) ? calibration : nullptr;
+  auto calibration = given ? given : FindCalibration(model, model_file, plan);
+  return calibration && HoldsFor(*calibration, plan) ? calibration : nullptr;
+}
+
+Plan With(Plan plan, const char* scorer) {
+  plan.scorer = scorer;
+  return plan;
 }
 
 }  // namespace
 
 ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model_file,
-                          const Keep& keep, Reading reading,
+                          const Plan& plan, Reading reading,
                           std::shared_ptr<const Calibration> given) {
-  if (keep.kind == Keep::Kind::kAll) return {kBestScorer, std::move(given), {}};
-  if (auto best = Fitting(model, model_file, kBestScorer, given)) return {kBestScorer, best, {}};
+  if (plan.keep.kind == Keep::Kind::kAll) return {kBestScorer, std::move(given), {}};
+  const Plan best = With(plan, kBestScorer);
+  if (auto fitting = Fitting(model, model_file, best, given)) return {kBestScorer, fitting, {}};
   const std::string missing =
       given ? "the calibration given holds no surrogate"
             : fmt::format("no calibration with a surrogate fits {}", model_file.string());
-  const std::string cure = CalibrateCommand(kBestScorer, model_file) + " makes one";
-  if (keep.kind == Keep::Kind::kThreshold) {
+  const std::string cure = CalibrateCommand(PartsOfScorer(best).front(), model_file) + " makes one";
+  if (plan.keep.kind == Keep::Kind::kThreshold) {
     Fail(ErrorCode::kNotFound,
          "{} is what entries are worth to {}, but {}; {} (--scorer names another scorer, whose "
          "worths are others)",
-         keep.ToString(), kBestScorer, missing, cure);
+         plan.keep.ToString(), kBestScorer, missing, cure);
   }
   ScorerChoice choice;
   if (reading == Reading::kDocument) {
@@ -44,7 +50,7 @@ ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model
   }
   choice.scorer = kPlainScorer;
   for (const char* scorer : {kCurveScorer, kFilterScorer}) {
-    choice.calibration = Fitting(model, model_file, scorer, given);
+    choice.calibration = Fitting(model, model_file, With(plan, scorer), given);
     if (!choice.calibration) continue;
     choice.scorer = scorer;
     break;
@@ -54,14 +60,11 @@ ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model
   return choice;
 }
 
-std::string CalibrateCommand(const std::string& scorer, const std::filesystem::path& model_file) {
+std::string CalibrateCommand(const CalibrationPart& part, const std::filesystem::path& model_file) {
   const std::string target =
       std::filesystem::path(model_file).replace_extension(".pithcal").string();
-  std::string form;
-  if (scorer == kBestScorer) form = " --kvzap linear";
-  if (scorer == "kvzap+") form = " --kvzap plus";
-  return fmt::format("'pith calibrate{} -m {} --corpus FILES -o {}'", form, model_file.string(),
-                     target);
+  return fmt::format("'pith calibrate{}{} -m {} --corpus FILES -o {}'",
+                     part.flags.empty() ? "" : " ", part.flags, model_file.string(), target);
 }
 
 }  // namespace pith::cli

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/plan_calibration.h"
 #include "pith/pith.h"
 
 namespace pith::cli {
@@ -31,15 +32,15 @@ struct ScorerChoice {
   std::string notice;  // one sentence that it is not the best one, and what would change that
 };
 
-// `given`: the calibration that was named, null if none was. Throws Error(kNotFound) where `keep`
-// is a threshold, which means something else to every scorer, and the best one cannot be had;
+// `given`: the calibration that was named, null if none was. Throws Error(kNotFound) where the plan
+// keeps by a threshold, which means something else to every scorer, and the best one cannot be had;
 // Error when the calibration beside the model does not fit.
 ScorerChoice ChooseScorer(const Model& model, const std::filesystem::path& model_file,
-                          const Keep& keep, Reading reading,
+                          const Plan& plan, Reading reading,
                           std::shared_ptr<const Calibration> given);
 
-// "'pith calibrate --kvzap linear -m MODEL --corpus FILES -o TARGET'", for a scorer that needs a
+// "'pith calibrate --kvzap linear -m MODEL --corpus FILES -o TARGET'", which makes a part of a
 // calibration.
-std::string CalibrateCommand(const std::string& scorer, const std::filesystem::path& model_file);
+std::string CalibrateCommand(const CalibrationPart& part, const std::filesystem::path& model_file);
 
 }  // namespace pith::cli

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cli/interrupt.h"
-#include "engine/snapshot_manifest.h"
+#include "engine/plan_calibration.h"
 
 namespace pith::cli {
 namespace {

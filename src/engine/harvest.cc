@@ -18,9 +18,9 @@
 #include "base/atomic_file.h"
 #include "base/fail.h"
 #include "calibrate/rope_layout.h"
+#include "engine/plan_calibration.h"
 #include "engine/received.h"
 #include "engine/session_impl.h"
-#include "engine/snapshot_manifest.h"
 
 namespace pith {
 namespace {

@@ -4,33 +4,40 @@
 #include <string>
 
 #include "base/fail.h"
+#include "engine/plan_calibration.h"
 #include "engine/session_impl.h"
-#include "engine/snapshot_manifest.h"
 
 namespace pith {
 namespace {
 
-bool SameCalibration(const Plan& a, const Plan& b) {
-  if (!NeedsCalibration(a) || a.calibration == b.calibration) return true;
-  return a.calibration && b.calibration && CalibrationDigest(a) == CalibrationDigest(b);
+// Whether `parts` are the same in the calibrations of two plans.
+bool SameParts(std::span<const CalibrationPart> parts, const Plan& a, const Plan& b) {
+  if (parts.empty() || a.calibration == b.calibration) return true;
+  return a.calibration && b.calibration &&
+         CalibrationDigest(parts, *a.calibration) == CalibrationDigest(parts, *b.calibration);
 }
 
-// What two plans differ in that a fork must share with its session; empty if nothing.
-std::string Difference(const Plan& a, const Plan& b) {
-  const auto differ = [](std::string_view what, const auto& of_session, const auto& of_fork) {
-    return fmt::format("the {} '{}', the session has '{}'", what, of_fork, of_session);
-  };
-  if (a.has_codes() && a.key_codec != b.key_codec)
-    return differ("key codec", a.key_codec, b.key_codec);
-  if (a.has_codes() && a.value_codec != b.value_codec) {
-    return differ("value codec", a.value_codec, b.value_codec);
-  }
+std::string Differ(std::string_view what, const auto& of_session, const auto& of_fork) {
+  return fmt::format("the {} '{}', the session has '{}'", what, of_fork, of_session);
+}
+
+// What two plans differ in that a fork must share with its session where that has codes; empty if
+// nothing.
+std::string CodecDifference(const Plan& a, const Plan& b) {
+  if (!a.has_codes()) return "";
+  if (a.key_codec != b.key_codec) return Differ("key codec", a.key_codec, b.key_codec);
+  if (a.value_codec != b.value_codec) return Differ("value codec", a.value_codec, b.value_codec);
+  return SameParts(PartsOfCodecs(a), a, b) ? "" : "other codebooks";
+}
+
+// The same of what judges.
+std::string ScorerDifference(const Plan& a, const Plan& b) {
   if (b.keep.kind == Keep::Kind::kAll) return "";  // nothing else matters to it
-  if (a.scorer != b.scorer) return differ("scorer", a.scorer, b.scorer);
-  if (a.sinks != b.sinks) return differ("number of sinks", a.sinks, b.sinks);
-  if (a.skip_layers != b.skip_layers) return differ("skip_layers", a.skip_layers, b.skip_layers);
-  if (a.scorer == "random" && a.seed != b.seed) return differ("seed", a.seed, b.seed);
-  return SameCalibration(a, b) ? "" : "another calibration";
+  if (a.scorer != b.scorer) return Differ("scorer", a.scorer, b.scorer);
+  if (a.sinks != b.sinks) return Differ("number of sinks", a.sinks, b.sinks);
+  if (a.skip_layers != b.skip_layers) return Differ("skip_layers", a.skip_layers, b.skip_layers);
+  if (a.scorer == "random" && a.seed != b.seed) return Differ("seed", a.seed, b.seed);
+  return SameParts(PartsOfScorer(a), a, b) ? "" : "another calibration";
 }
 
 // The session's plan, had it been given the scorer that judged along.
@@ -48,24 +55,27 @@ void CheckForkPlan(const Session::Impl& from, const Plan& plan) {
          "the fork is to keep {}, but the session keeps everything and has judged nothing",
          plan.keep.ToString());
   }
-  std::string difference = Difference(from.plan, plan);
+  std::string difference = ScorerDifference(from.plan, plan);
   for (const SideJudge& side : from.side_judges) {
     if (difference.empty()) break;
-    difference = Difference(WithScorerOf(from.plan, side.plan()), plan);
+    difference = ScorerDifference(WithScorerOf(from.plan, side.plan()), plan);
   }
+  if (difference.empty()) difference = CodecDifference(from.plan, plan);
   if (!difference.empty()) {
     Fail(ErrorCode::kInvalidArgument,
          "the plan of a fork has {}; only keep, budget, window, memory limits and the codecs of "
-         "what is "
-         "exact may be others",
+         "what is exact may be others",
          difference);
   }
 }
 
 // Its plan must be one that CheckForkPlan allows.
 std::unique_ptr<Session::Impl> ForkImpl(Session::Impl& from, const Plan& plan) {
-  auto fork = std::make_unique<Session::Impl>(
-      from.model, plan, SessionOptions{from.n_batch, from.n_threads, from.n_ctx});
+  const SessionOptions options = {from.n_batch, from.n_threads, from.n_ctx};
+  const bool same_codecs = from.plan.has_codes() && CodecDifference(from.plan, plan).empty();
+  auto fork = same_codecs
+                  ? std::make_unique<Session::Impl>(from.model, plan, options, from.cache.codecs())
+                  : std::make_unique<Session::Impl>(from.model, plan, options);
   fork->tokens = from.tokens;
   fork->logits = from.logits;
   fork->cache = from.cache.Fork(fork->cache.codecs());
@@ -110,9 +120,9 @@ Session Session::Fork() {
 Session Session::Fork(const Plan& plan) {
   CheckForkPlan(*impl_, plan);
   auto fork = ForkImpl(*impl_, plan);
-  if (!Difference(impl_->plan, plan).empty()) {
+  if (!ScorerDifference(impl_->plan, plan).empty()) {
     for (const SideJudge& side : impl_->side_judges) {
-      if (!Difference(WithScorerOf(impl_->plan, side.plan()), plan).empty()) continue;
+      if (!ScorerDifference(WithScorerOf(impl_->plan, side.plan()), plan).empty()) continue;
       side.Give(plan.skip_layers, fork->cache);
       break;
     }
@@ -167,7 +177,10 @@ CacheStats Session::stats() const {
   stats.kv_bytes_full =
       static_cast<uint64_t>(stats.entries_full) * shape.head_dim * 2 * sizeof(uint16_t);
   for (const TierCodecs& codecs : cache.codecs()) {
-    stats.tiers.push_back({std::string(codecs.keys->name()), std::string(codecs.values->name())});
+    TierStats& tier = stats.tiers.emplace_back();
+    tier.key_codec = codecs.keys->name();
+    tier.value_codec = codecs.values->name();
+    tier.codebook_bytes = codecs.keys->CodebookBytes() + codecs.values->CodebookBytes();
   }
   for (int layer = 0; layer < shape.n_layers; ++layer) {
     for (int h = 0; h < shape.n_kv_heads; ++h) {

@@ -4,8 +4,10 @@
 #include <limits>
 
 #include "base/fail.h"
+#include "base/for_each.h"
 #include "engine/clock.h"
 #include "engine/layer_judge.h"
+#include "engine/plan_calibration.h"
 
 namespace pith {
 namespace {
@@ -38,16 +40,30 @@ const Plan& Checked(const Plan& plan, const ModelInfo& model) {
   return plan;
 }
 
+std::vector<TierCodecs> TiersOf(const Plan& plan, const ModelInfo& model) {
+  std::optional<PqCodebooks> codebooks;
+  if (!PartsOfCodecs(plan).empty() && plan.calibration) {
+    plan.calibration->CheckFits(model);
+    if (plan.calibration->codebooks) codebooks = plan.calibration->CodebooksFor(model);
+  }
+  return MakeTiers(plan.key_codec, plan.value_codec, model.head_dim,
+                   codebooks ? &*codebooks : nullptr);
+}
+
 }  // namespace
 
 Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOptions& options)
+    : Impl(model_in, plan_in, options, TiersOf(plan_in, model_in.info())) {}
+
+Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOptions& options,
+                    std::vector<TierCodecs> tiers)
     : model(model_in),
       plan(Checked(plan_in, model.info())),
       n_ctx(ContextSize(options.n_ctx, model.info())),
       n_batch(BatchSize(options.n_batch, n_ctx)),
       n_threads(ThreadCount(options.n_threads)),
       cache({model.info().n_layers, model.info().n_kv_heads, model.info().head_dim},
-            MakeTiers(plan.key_codec, plan.value_codec, model.info().head_dim), plan.kv_limit),
+            std::move(tiers), plan.kv_limit),
       runner_(model, n_threads),
       scorer_(MakeScorer(plan, model.info())),
       budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
@@ -262,8 +278,8 @@ void Session::Impl::StoreCodes(int64_t slack) {
   if (n_read - n_stored < slack && n_settled < n_read) return;
   const double begin = Now();
   const CacheShape& shape = cache.shape();
-  std::vector<int32_t> left;
-  for (int layer = 0; layer < shape.n_layers; ++layer) {
+  ForEachIndex(shape.n_layers, n_threads, [&](int layer) {
+    std::vector<int32_t> left;
     for (int h = 0; h < shape.n_kv_heads; ++h) {
       const HeadEntries entries = cache.Entries(layer, h);
       const int64_t n = std::ssize(entries.positions);
@@ -276,7 +292,7 @@ void Session::Impl::StoreCodes(int64_t slack) {
       }
       cache.MoveDown(layer, h, left, 1);
     }
-  }
+  });
   n_stored = n_read;
   times.settle_s += Now() - begin;
 }

@@ -30,6 +30,9 @@ inline bool EvictsNothing(const Plan& plan) {
 class Session::Impl {
  public:
   Impl(const Model& model, const Plan& plan, const SessionOptions& options);
+  // With the plan's tiers, made before.
+  Impl(const Model& model, const Plan& plan, const SessionOptions& options,
+       std::vector<TierCodecs> tiers);
 
   void Read(std::span<const Token> tokens, const ReadOptions& options);
   void Next(Token token);

@@ -8,6 +8,7 @@
 #include "base/fail.h"
 #include "base/mapped_file.h"
 #include "base/printable.h"
+#include "engine/plan_calibration.h"
 #include "engine/session_impl.h"
 #include "engine/snapshot_file.h"
 
@@ -67,12 +68,11 @@ void TakeCalibration(const SnapshotManifest& manifest,
                      Plan& plan) {
   plan.calibration = std::move(calibration);
   if (manifest.calibration_hash.empty()) return;
-  if (!plan.calibration) {
-    Fail(
-        ErrorCode::kInvalidArgument,
-        "{}: goes on with the scorer {}, which needs the calibration {} that it was made with, but "
-        "none was given",
-        name, plan.scorer, manifest.calibration_hash);
+  if (const auto missing = MissingParts(plan.calibration.get(), plan); !missing.empty()) {
+    Fail(plan.calibration ? ErrorCode::kMismatch : ErrorCode::kInvalidArgument,
+         "{}: goes on with {} of the calibration {} that it was made with, but {}", name,
+         missing.front().name, manifest.calibration_hash,
+         plan.calibration ? "the one given has none" : "none was given");
   }
   const std::string given = CalibrationHash(plan);
   if (given != manifest.calibration_hash) {

@@ -11,6 +11,7 @@
 
 #include "base/fail.h"
 #include "base/printable.h"
+#include "engine/plan_calibration.h"
 
 namespace pith {
 namespace {
@@ -128,9 +129,10 @@ SnapshotFile SnapshotFile::Parse(std::span<const std::byte> bytes, std::string n
   file.manifest_ =
       ParseManifest({reinterpret_cast<const char*>(text.data()), text.size()}, file.name_);
   const Plan& plan = file.manifest_.plan;
-  for (const TierCodecs& codecs :
-       MakeTiers(plan.key_codec, plan.value_codec, file.manifest_.shape.head_dim)) {
-    file.page_bytes_.push_back(codecs.page_bytes());
+  const int head_dim = file.manifest_.shape.head_dim;
+  file.tier_bytes_.push_back(BytesOfTier("f16", "f16", head_dim));
+  if (plan.has_codes()) {
+    file.tier_bytes_.push_back(BytesOfTier(plan.key_codec, plan.value_codec, head_dim));
   }
   file.CheckLayout();
   return file;
@@ -189,8 +191,8 @@ void SnapshotFile::CheckLayout() const {
   for (size_t head = 0; head < manifest_.entries.size(); ++head) {
     n_entries += static_cast<uint64_t>(manifest_.entries[head]);
     const auto by_tier = EntriesByTier(head);
-    for (size_t t = 0; t < page_bytes_.size(); ++t) {
-      page_bytes += PagesFor(by_tier[t]) * page_bytes_[t];
+    for (size_t t = 0; t < tier_bytes_.size(); ++t) {
+      page_bytes += PagesFor(by_tier[t]) * tier_bytes_[t].page;
     }
   }
   if (manifest_.sections.size() != kSnapshotParts.size()) {
@@ -304,7 +306,8 @@ std::vector<TierStats> SnapshotFile::tiers() const {
     const auto by_tier = EntriesByTier(head);
     for (size_t t = 0; t < tiers.size(); ++t) {
       tiers[t].entries += by_tier[t];
-      tiers[t].page_bytes += PagesFor(by_tier[t]) * page_bytes_[t];
+      tiers[t].page_bytes += PagesFor(by_tier[t]) * tier_bytes_[t].page;
+      tiers[t].codebook_bytes += tier_bytes_[t].codebooks_per_head;
     }
   }
   return tiers;
@@ -322,9 +325,9 @@ std::vector<Cache::AdoptedHead> SnapshotFile::heads() const {
     positions = positions.subspan(n);
     worth = worth.subspan(n);
     const auto by_tier = EntriesByTier(i);
-    for (size_t t = page_bytes_.size(); t-- > 0;) {
+    for (size_t t = tier_bytes_.size(); t-- > 0;) {
       head.tiers[t] = {by_tier[t], pages};
-      pages += PagesFor(by_tier[t]) * page_bytes_[t];
+      pages += PagesFor(by_tier[t]) * tier_bytes_[t].page;
     }
   }
   return heads;

@@ -83,7 +83,7 @@ class SnapshotFile {
   uint64_t manifest_bytes_ = 0;
   uint64_t wanted_bytes_ = 0;
   SnapshotManifest manifest_;
-  std::vector<uint64_t> page_bytes_;  // of a page of each tier
+  std::vector<TierBytes> tier_bytes_;
 };
 
 }  // namespace pith

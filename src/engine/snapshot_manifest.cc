@@ -1,7 +1,5 @@
 #include "engine/snapshot_manifest.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -13,6 +11,7 @@
 #include "base/fail.h"
 #include "base/printable.h"
 #include "budgets/budget.h"
+#include "engine/plan_calibration.h"
 
 namespace pith {
 namespace {
@@ -156,7 +155,7 @@ Plan ParsePlan(const Fields& fields, int head_dim, const std::string& name) {
   try {
     CheckPlan(plan);
     MakeBudget(plan, true);
-    MakeTiers(plan.key_codec, plan.value_codec, head_dim);
+    BytesOfTier(plan.key_codec, plan.value_codec, head_dim);
   } catch (const Error& e) {
     Fail(ErrorCode::kFormat, "{}: the plan saved in it makes no sense: {}", name, e.what());
   }
@@ -245,7 +244,7 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   manifest.plan = ParsePlan(fields.Object("plan"), manifest.shape.head_dim, name);
   manifest.calibration_hash = fields.String("calibration");
   if (manifest.calibration_hash.empty() == NeedsCalibration(manifest.plan)) {
-    fields.Refuse("has a calibration where the scorer needs none, or none where it does");
+    fields.Refuse("has a calibration where the plan needs none, or none where it does");
   }
   manifest.n_read = fields.Int("n_read", 0, kMaxInt);
   manifest.n_judged = fields.Int("n_judged", 0, manifest.n_read);
@@ -285,50 +284,5 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   }
   return manifest;
 }
-
-bool NeedsCalibration(const Plan& plan) {
-  return plan.keep.kind != Keep::Kind::kAll &&
-         (plan.scorer == "qfilter" || plan.scorer == "qfilter+" || plan.scorer == "kvzap" ||
-          plan.scorer == "kvzap+" || plan.scorer == "expected_calibrated");
-}
-
-uint64_t CalibrationDigest(const Plan& plan) {
-  std::vector<float> surrogate;
-  if (plan.scorer == "kvzap+" && plan.calibration->kvzap_plus) {
-    for (const KvzapPlusLayer& layer : plan.calibration->kvzap_plus->layers) {
-      for (const auto* part : {&layer.weight, &layer.key_weight, &layer.norm_weight, &layer.bias}) {
-        surrogate.insert(surrogate.end(), part->begin(), part->end());
-      }
-    }
-  }
-  if (plan.scorer == "kvzap" && plan.calibration->kvzap) {
-    for (const KvzapLayer& layer : plan.calibration->kvzap->layers) {
-      for (const auto* part : {&layer.weight_in, &layer.bias_in, &layer.weight, &layer.bias}) {
-        surrogate.insert(surrogate.end(), part->begin(), part->end());
-      }
-    }
-  }
-  if (plan.scorer == "expected_calibrated" || plan.scorer == "qfilter+") {
-    const QueryStatistics queries = plan.calibration->queries.value_or(QueryStatistics());
-    for (const auto* part : {&queries.mean, &queries.covariance}) {
-      surrogate.insert(surrogate.end(), part->begin(), part->end());
-    }
-  }
-  if (plan.scorer == "qfilter+" && plan.calibration->curves) {
-    const std::vector<float>& loss = plan.calibration->curves->loss;
-    surrogate.insert(surrogate.end(), loss.begin(), loss.end());
-  }
-  const std::span<const float> quantiles = WorthQuantiles(plan);
-  surrogate.insert(surrogate.end(), quantiles.begin(), quantiles.end());
-  const std::vector<float>& used =
-      plan.scorer == "qfilter" ? plan.calibration->q_filters : surrogate;
-  return XXH3_64bits(used.data(), used.size() * sizeof(float));
-}
-
-std::string CalibrationHash(const Plan& plan) {
-  return NeedsCalibration(plan) ? HashText(CalibrationDigest(plan)) : "";
-}
-
-std::string HashText(uint64_t xxh3) { return fmt::format("{:016x}", xxh3); }
 
 }  // namespace pith

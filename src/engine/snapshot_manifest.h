@@ -46,12 +46,4 @@ std::string ManifestText(const SnapshotManifest& manifest);
 // `name` is for messages. Throws Error(kFormat).
 SnapshotManifest ParseManifest(std::string_view text, const std::string& name);
 
-bool NeedsCalibration(const Plan& plan);
-// XXH3 over what the plan's scorer uses of `plan.calibration`, which must be there.
-uint64_t CalibrationDigest(const Plan& plan);
-// Its 16 hex digits, empty for a plan that needs no calibration.
-std::string CalibrationHash(const Plan& plan);
-
-std::string HashText(uint64_t xxh3);  // 16 hex digits
-
 }  // namespace pith

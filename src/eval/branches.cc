@@ -52,6 +52,7 @@ Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOpt
     const auto same = [&](const Plan& judge) { return SameJudge(judge, plan); };
     if (KeepsAll(plan) || std::any_of(judges.begin(), judges.end(), same)) continue;
     judges.push_back(plan);
+    judges.back().key_codec = judges.back().value_codec = Plan().key_codec;
     judges.back().keep = Keep();
     judges.back().keep.kind = Keep::Kind::kFraction;
     judges.back().budget = "uniform";  // with which a whole fraction is everything, of any scorer

@@ -1,18 +1,14 @@
 #include "eval/key_coding.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <ggml.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
-#include "base/fail.h"
 #include "cache/codec.h"
 #include "cache/hadamard.h"
-#include "cache/pq_codebook.h"
-#include "cache/pq_key_codec.h"
 #include "cache/quantised_layout.h"
 
 namespace pith {
@@ -93,46 +89,16 @@ class Int2Coding : public KeyCoding {
   int head_dim_;
 };
 
-std::shared_ptr<const Codec> PqCodec(const Plan& plan, const PqShape& shape,
-                                     const ModelInfo& info) {
-  const bool has_any = plan.calibration && plan.calibration->codebooks;
-  if (!has_any || !plan.calibration->codebooks->centroids.contains(shape.name())) {
-    Fail(ErrorCode::kInvalidArgument,
-         "there is no codebook {0} in the calibration, expected one made with 'pith calibrate "
-         "--codebooks {0}'{1}",
-         shape.name(),
-         has_any
-             ? fmt::format("; it has {}", fmt::join(KeyCodingNames(plan.calibration.get()), ", "))
-             : "");
-  }
-  const PqCodebooks books = plan.calibration->CodebooksFor(info);
-  const std::vector<float>& centroids = books.centroids.at(shape.name());
-  const size_t n_heads = size_t{1} * books.n_layers * books.n_kv_heads;
-  const auto part = [&](const std::vector<float>& of_all, size_t head) {
-    const size_t size = of_all.size() / n_heads;
-    return std::span(of_all).subspan(head * size, size);
-  };
-  std::vector<PqCodebook> of_heads;
-  for (size_t head = 0; head < n_heads; ++head) {
-    of_heads.emplace_back(shape, part(books.centre, head), part(books.map, head),
-                          part(centroids, head));
-  }
-  return std::make_shared<PqKeyCodec>(std::move(of_heads));
-}
-
 }  // namespace
 
 std::unique_ptr<KeyCoding> MakeKeyCoding(const Plan& plan, const ModelInfo& info) {
   if (plan.key_codec == "int2") return std::make_unique<Int2Coding>(info.head_dim);
-  if (const auto shape = ParsePqShape(plan.key_codec)) {
-    return std::make_unique<CacheCoding>(PqCodec(plan, *shape, info));
+  std::optional<PqCodebooks> codebooks;
+  if (plan.calibration && plan.calibration->codebooks) {
+    codebooks = plan.calibration->CodebooksFor(info);
   }
-  for (const char* name : {"f16", "q8", "q4"}) {
-    if (plan.key_codec != name) continue;
-    return std::make_unique<CacheCoding>(MakeKeyCodec(name, info.head_dim));
-  }
-  Fail(ErrorCode::kInvalidArgument,
-       "key codec '{}' is not known, expected f16, q8, q4, int2, pq8xM or pq4xM", plan.key_codec);
+  return std::make_unique<CacheCoding>(
+      MakeKeyCodec(plan.key_codec, info.head_dim, codebooks ? &*codebooks : nullptr));
 }
 
 std::vector<std::string> KeyCodingNames(const Calibration* calibration) {

@@ -13,6 +13,7 @@
 #include "cache/cache.h"
 #include "memory_probe.h"
 #include "pith/error.h"
+#include "tools/random_codebooks.h"
 
 namespace pith {
 namespace {
@@ -21,8 +22,11 @@ constexpr int kDim = 64;
 constexpr int kHeads = 3;
 
 std::vector<TierCodecs> Tiers(const std::string& codec) {
+  static const PqCodebooks codebooks =
+      testing::RandomCodebooks(32, 2, kDim, {"pq8x16", "pq4x32"}, 2, 1);
   const auto tier = [](const std::string& name) {
-    return TierCodecs{MakeKeyCodec(name, kDim), MakeValueCodec(name, kDim)};
+    const bool pq = name.starts_with("pq");
+    return TierCodecs{MakeKeyCodec(name, kDim, &codebooks), MakeValueCodec(pq ? "q4" : name, kDim)};
   };
   return {tier("f16"), tier(codec)};
 }
@@ -35,14 +39,14 @@ std::vector<float> Rows(int number) {
   return rows;
 }
 
-// What a tier makes of rows, by itself in a page.
-std::vector<float> Stored(const TierCodecs& codecs, const std::vector<float>& rows) {
+// What a tier makes of rows of a head, by itself in a page.
+std::vector<float> Stored(const TierCodecs& codecs, int head, const std::vector<float>& rows) {
   std::vector<float> out(rows.size());
   const Codec* parts[] = {codecs.keys.get(), codecs.values.get()};
   for (int i = 0; i < 2; ++i) {
     std::vector<std::byte> page(parts[i]->PageBytes());
-    parts[i]->Encode(0, {rows.data() + i * kDim, 1, kDim, kDim}, 0, page.data());
-    parts[i]->Decode(0, page.data(), 0, out.data() + i * kDim);
+    parts[i]->Encode(head, {rows.data() + i * kDim, 1, kDim, kDim}, 0, page.data());
+    parts[i]->Decode(head, page.data(), 0, out.data() + i * kDim);
   }
   return out;
 }
@@ -60,7 +64,7 @@ struct Subject {
   int32_t n_read = 0;
 };
 
-class TiersTest : public testing::TestWithParam<std::string> {
+class TiersTest : public ::testing::TestWithParam<std::string> {
  protected:
   Subject Empty(uint64_t limit = 0) { return {Cache({1, kHeads, kDim}, tiers_, limit)}; }
 
@@ -140,12 +144,12 @@ class TiersTest : public testing::TestWithParam<std::string> {
   }
 
   // Every entry is there once, in its tier, and as that tier stores it.
-  testing::AssertionResult Holds(const Subject& subject) {
+  ::testing::AssertionResult Holds(const Subject& subject) {
     for (int h = 0; h < kHeads; ++h) {
       const HeadEntries entries = subject.cache.Entries(0, h);
       const int64_t n_coded = subject.cache.n_entries(0, h, 1);
       if (entries.positions.size() != subject.model[h].size()) {
-        return testing::AssertionFailure() << "head " << h << " has " << entries.positions.size();
+        return ::testing::AssertionFailure() << "head " << h << " has " << entries.positions.size();
       }
       std::vector<float> read(2 * kDim);
       for (int64_t i = 0; i < std::ssize(entries.positions); ++i) {
@@ -153,22 +157,23 @@ class TiersTest : public testing::TestWithParam<std::string> {
         const auto found = subject.model[h].find(number);
         if (found == subject.model[h].end() || found->second.position != entries.positions[i] ||
             found->second.coded != (i < n_coded)) {
-          return testing::AssertionFailure() << "head " << h << ", entry " << i;
+          return ::testing::AssertionFailure() << "head " << h << ", entry " << i;
         }
         subject.cache.Read(0, h, i, read.data(), read.data() + kDim);
-        if (read != Wanted(number, found->second.coded)) {
-          return testing::AssertionFailure() << "rows of head " << h << ", entry " << i;
+        if (read != Wanted(h, number, found->second.coded)) {
+          return ::testing::AssertionFailure() << "rows of head " << h << ", entry " << i;
         }
       }
     }
-    return testing::AssertionSuccess();
+    return ::testing::AssertionSuccess();
   }
 
-  const std::vector<float>& Wanted(int number, bool coded) {
+  // A number is of one head.
+  const std::vector<float>& Wanted(int head, int number, bool coded) {
     std::vector<float>& rows = wanted_[{number, coded}];
     if (rows.empty()) {
-      rows = Stored(tiers_[0], Rows(number));
-      if (coded) rows = Stored(tiers_[1], rows);
+      rows = Stored(tiers_[0], head, Rows(number));
+      if (coded) rows = Stored(tiers_[1], head, rows);
     }
     return rows;
   }
@@ -316,7 +321,7 @@ TEST_P(TiersTest, AForkMayHaveOtherCodecsOfWhatIsExact) {
   EXPECT_TRUE(Holds(fork));
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, TiersTest, testing::Values("f16", "q8", "q4"),
+INSTANTIATE_TEST_SUITE_P(Codecs, TiersTest, ::testing::Values("f16", "q8", "q4", "pq8x16", "pq4x32"),
                          [](const auto& codec) { return codec.param; });
 
 }  // namespace

@@ -52,6 +52,30 @@ class CalibrateCodebooksTest(PithTest):
         self.assertEqual(held["parts"]["codebook pq4x8"], layers * heads * 16 * dims * 2)
         self.assertIn("codebook pq4x8", self.done("inspect", self.path("a.pithcal")))
 
+    def test_keys_are_stored_by_them(self):
+        self.done(*self.make("b.pithcal", codecs="pq4x8"))
+        document = self.write("document.txt", FACT * 20)
+
+        def store(codec, scorer="knorm"):
+            return ["compress", document, "-o", self.path("b.pith"), *ONE_THREAD, "--key-codec",
+                    codec, "--value-codec", "q4", "--scorer", scorer]
+
+        for scorer in "knorm", "auto":
+            self.refused(1, "codebooks for pq4x8 .*calibrate --codebooks pq4x8",
+                         *store("pq4x8", scorer))
+        given = ["--calibration", self.path("b.pithcal")]
+        self.done(*store("pq4x8"), *given)
+        info = json.loads(self.done("inspect", self.path("b.pith"), "--json"))
+        self.assertEqual([tier["key_codec"] for tier in info["tiers"]], ["f16", "pq4x8"])
+        self.assertGreater(info["tiers"][1]["codebook_bytes"], 0)
+        self.assertIn("in memory", self.done("inspect", self.path("b.pith")))
+        ask = ["ask", self.path("b.pith"), "What?", "-n", "1", *ONE_THREAD]
+        self.done(*ask, *given)
+        self.refused(1, "no calibration with codebooks for pq4x8", *ask)
+        self.refused(2, "those given are for pq4x8; make them with pith calibrate --codebooks pq4x4",
+                     *store("pq4x4"), *given)
+        self.refused(2, "pq8x7 cuts a head into 7", *store("pq8x7"), *given)
+
     def test_wrong_use_is_refused(self):
         self.refused(2, "pq8x7 cuts a head into 7 equal parts", *self.make("a", codecs="pq8x7"))
         self.refused(2, "'q8' has no codebook", *self.make("a", codecs="q8"))

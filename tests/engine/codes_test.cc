@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/coded_sessions.h"
 #include "engine/default_model.h"
 #include "engine/greedy.h"
 #include "engine/session_impl.h"
@@ -14,53 +15,21 @@
 #include "pith/error.h"
 #include "pith/session.h"
 #include "pith/snapshot.h"
-#include "tools/random_gguf.h"
-#include "tools/temp_folder.h"
+#include "tools/expect_error.h"
 
 namespace pith {
 namespace {
 
+using testing::CodesPlan;
 using testing::Continue;
+using testing::ExpectError;
+using testing::Folder;
 using testing::Logits;
+using testing::Noise;
 using testing::OneThread;
 using testing::ReadWhole;
-using testing::TempFolder;
+using testing::SmallModel;
 using testing::WriteWhole;
-
-const TempFolder& Folder() {
-  static const TempFolder folder;
-  return folder;
-}
-
-// Small, so that what does not depend on the model is quick.
-const Model& SmallModel() {
-  static const Model model = [] {
-    testing::RandomGguf options;
-    options.n_embd = 128;
-    options.head_dim = 32;
-    options.n_ctx = 2048;
-    const auto file = Folder() / "model.gguf";
-    testing::WriteRandomGguf(options, file);
-    return Model::Load(file);
-  }();
-  return model;
-}
-
-Plan CodesPlan(std::string_view keep, const std::string& keys, const std::string& values) {
-  Plan plan;
-  plan.keep = Keep::Parse(keep);
-  plan.scorer = "knorm";
-  plan.window = 16;
-  plan.key_codec = keys;
-  plan.value_codec = values;
-  return plan;
-}
-
-std::vector<Token> Noise(size_t n) {
-  std::vector<Token> tokens;
-  for (size_t i = 0; i < n; ++i) tokens.push_back(static_cast<Token>((i * 79 + i / 7) % 250));
-  return tokens;
-}
 
 // Positions of a head's exact entries.
 std::vector<int32_t> ExactPositions(Session& session, int layer, int kv_head) {
@@ -74,16 +43,6 @@ void ForEachHead(const Session& session, const std::function<void(int layer, int
   const ModelInfo& info = session.model().info();
   for (int layer = 0; layer < info.n_layers; ++layer) {
     for (int h = 0; h < info.n_kv_heads; ++h) visit(layer, h);
-  }
-}
-
-void ExpectRefused(ErrorCode code, const std::string& word, const std::function<void()>& action) {
-  try {
-    action();
-    ADD_FAILURE() << "not refused: " << word;
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), code) << e.what();
-    EXPECT_NE(std::string(e.what()).find(word), std::string::npos) << e.what();
   }
 }
 
@@ -201,10 +160,10 @@ TEST(Codes, ForksGoOnAsTheSessionDoesOrBeginFromF16) {
   Session fork = coded.Fork();
   EXPECT_EQ(Continue(fork, 100), Continue(coded, 100));
   EXPECT_EQ(Logits(fork), Logits(coded));
-  ExpectRefused(ErrorCode::kInvalidArgument, "key codec 'f16', the session has 'q8'",
-                [&] { coded.Fork(CodesPlan("50%", "f16", "q8")); });
-  ExpectRefused(ErrorCode::kInvalidArgument, "value codec 'q4', the session has 'q8'",
-                [&] { coded.Fork(CodesPlan("50%", "q8", "q4")); });
+  ExpectError(ErrorCode::kInvalidArgument, "key codec 'f16', the session has 'q8'",
+              [&] { coded.Fork(CodesPlan("50%", "f16", "q8")); });
+  ExpectError(ErrorCode::kInvalidArgument, "value codec 'q4', the session has 'q8'",
+              [&] { coded.Fork(CodesPlan("50%", "q8", "q4")); });
 
   Session exact(SmallModel(), CodesPlan("50%", "f16", "f16"), OneThread());
   exact.Read(Noise(600));
@@ -249,8 +208,8 @@ TEST(Codes, RepeatsJudgeWhatIsStillExact) {
 }
 
 TEST(Codes, BadNamesAndDamagedCountsAreRefused) {
-  ExpectRefused(ErrorCode::kInvalidArgument, "codec 'q5' is not known",
-                [] { Session(SmallModel(), CodesPlan("50%", "q5", "f16")); });
+  ExpectError(ErrorCode::kInvalidArgument, "codec 'q5' is not known",
+              [] { Session(SmallModel(), CodesPlan("50%", "q5", "f16")); });
   const auto file = Folder() / "damaged.pith";
   Session saved(SmallModel(), CodesPlan("50%", "q8", "q8"), OneThread());
   saved.Read(Noise(300));
@@ -260,7 +219,7 @@ TEST(Codes, BadNamesAndDamagedCountsAreRefused) {
     const std::string changed = testing::ReplaceInManifest(bytes, from, to);
     ASSERT_NE(changed, bytes) << from;
     WriteWhole(file, changed);
-    ExpectRefused(ErrorCode::kFormat, word, [&] { Session::Load(SmallModel(), file); });
+    ExpectError(ErrorCode::kFormat, word, [&] { Session::Load(SmallModel(), file); });
     EXPECT_THROW(InspectSnapshot(file), Error);
   };
   const std::string count = std::to_string(saved.impl().cache.n_entries(0, 0, 1));

@@ -265,7 +265,7 @@ TEST(Snapshot, OtherModelsCalibrationsAndVersionsAreRefusedWithTheReason) {
   judged.Read(Noise(100));
   judged.Save(file);
   Session::Load(model, file, OneThread(), std::make_shared<Calibration>(*calibration));
-  ExpectError(ErrorCode::kInvalidArgument, {"qfilter", "none was given"},
+  ExpectError(ErrorCode::kInvalidArgument, {"Q-Filters", "none was given"},
               [&] { Session::Load(model, file); });
   auto foreign = std::make_shared<Calibration>(*calibration);
   foreign->q_filters[77] = 0.25f;

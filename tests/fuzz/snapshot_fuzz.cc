@@ -15,6 +15,7 @@
 #include "engine/snapshot_file.h"
 #include "fuzz/seeds.h"
 #include "pith/error.h"
+#include "tools/random_codebooks.h"
 
 namespace {
 
@@ -90,8 +91,16 @@ std::shared_ptr<std::byte> AlignedCopy(const std::string& file) {
 void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
   const auto& manifest = file.manifest();
   const auto& plan = manifest.plan;
-  pith::Cache cache(manifest.shape,
-                    pith::MakeTiers(plan.key_codec, plan.value_codec, manifest.shape.head_dim),
+  const auto& shape = manifest.shape;
+  pith::PqCodebooks codebooks;
+  if (plan.key_codec.starts_with("pq")) {
+    // Codebooks of more take longer than what is tried here.
+    if (shape.head_dim > 16 || int64_t{shape.n_layers} * shape.n_kv_heads > 4) return;
+    codebooks = pith::testing::RandomCodebooks(shape.n_layers, shape.n_kv_heads, shape.head_dim,
+                                               {plan.key_codec}, 1, 1);
+  }
+  pith::Cache cache(shape,
+                    pith::MakeTiers(plan.key_codec, plan.value_codec, shape.head_dim, &codebooks),
                     plan.kv_limit);
   cache.Adopt(file.heads(), std::move(owner));
   pith::Cache fork = cache.Fork();
@@ -114,14 +123,18 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
 }
 
 std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_tokens, int n_logits,
-                 const std::string& codec = "f16") {
+                 const std::string& keys = "f16", const std::string& values = "f16") {
   pith::SnapshotManifest manifest;
   manifest.model_name = "m";
   manifest.model_fingerprint = "0123456789abcdef";
   manifest.shape = {n_layers, n_kv_heads, 8};
   manifest.plan.scorer = "knorm";
-  manifest.plan.key_codec = manifest.plan.value_codec = codec;
-  const auto tiers = pith::MakeTiers(codec, codec, manifest.shape.head_dim);
+  manifest.plan.key_codec = keys;
+  manifest.plan.value_codec = values;
+  if (keys.starts_with("pq")) manifest.calibration_hash = "0123456789abcdef";
+  const bool has_codes = manifest.plan.has_codes();
+  const size_t exact_bytes = pith::BytesOfTier("f16", "f16", manifest.shape.head_dim).page;
+  const size_t coded_bytes = pith::BytesOfTier(keys, values, manifest.shape.head_dim).page;
   if (!keep.empty()) manifest.plan.keep = pith::Keep::Parse(keep);
   manifest.n_read = n_tokens;
   manifest.notes = {{"document", "\xe2\x82\xac"}};
@@ -132,12 +145,12 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
     manifest.entries.push_back(n);
     positions += tokens.substr(0, static_cast<size_t>(n) * 4);
     worth += std::string(static_cast<size_t>(n) * 4, '\2');
-    const int coded = tiers.size() > 1 ? n * 2 / 3 : 0;
-    if (tiers.size() > 1) {
+    const int coded = has_codes ? n * 2 / 3 : 0;
+    if (has_codes) {
       manifest.coded.push_back(coded);
-      pages += std::string((coded + 63) / 64 * tiers[1].page_bytes(), '\4');
+      pages += std::string((coded + 63) / 64 * coded_bytes, '\4');
     }
-    pages += std::string((n - coded + 63) / 64 * tiers[0].page_bytes(), '\3');
+    pages += std::string((n - coded + 63) / 64 * exact_bytes, '\3');
   }
   const auto source = [](const std::string& text) {
     return [&text](const pith::ByteSink& sink) { sink(std::as_bytes(std::span(text))); };
@@ -154,14 +167,19 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
-  std::vector<std::string> seeds = {Seed("", 1, 1, 0, 0),       Seed("50%", 2, 1, 3, 0),
-                                    Seed("200", 1, 2, 70, 5),   Seed("tau=-2.5", 2, 2, 10, 3),
-                                    Seed("64MiB", 1, 1, 5, 1),  Seed("50%", 1, 2, 100, 2, "q8"),
-                                    Seed("", 2, 1, 30, 0, "q4")};
+  std::vector<std::string> seeds = {Seed("", 1, 1, 0, 0),
+                                    Seed("50%", 2, 1, 3, 0),
+                                    Seed("200", 1, 2, 70, 5),
+                                    Seed("tau=-2.5", 2, 2, 10, 3),
+                                    Seed("64MiB", 1, 1, 5, 1),
+                                    Seed("50%", 1, 2, 100, 2, "q8", "q8"),
+                                    Seed("", 2, 1, 30, 0, "q4", "q4"),
+                                    Seed("", 1, 2, 90, 0, "pq8x4", "q4"),
+                                    Seed("50%", 2, 1, 70, 1, "pq4x2", "f16")};
   const std::string file = File(seeds[1]);
   seeds.push_back(std::string(1, char{kRaw}) + file.substr(0, 4096 + 1024));
   // A seed that the reader refuses would leave most of it untested.
-  for (const std::string& seed : {file, File(seeds[5])}) {
+  for (const std::string& seed : {file, File(seeds[5]), File(seeds[7])}) {
     const auto memory = AlignedCopy(seed);
     pith::SnapshotFile::Parse({memory.get(), seed.size()}, "seed").Verify();
   }

@@ -1,0 +1,191 @@
+// Sessions whose keys become codes of a product quantiser, by codebooks of a calibration.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/coded_sessions.h"
+#include "engine/greedy.h"
+#include "engine/session_impl.h"
+#include "pith/snapshot.h"
+#include "tools/expect_error.h"
+#include "tools/random_codebooks.h"
+
+namespace pith {
+namespace {
+
+using testing::CodesPlan;
+using testing::Continue;
+using testing::ExpectError;
+using testing::Folder;
+using testing::Logits;
+using testing::Noise;
+using testing::OneThread;
+using testing::ReadWhole;
+using testing::SmallModel;
+
+std::shared_ptr<Calibration> WithCodebooks(const std::vector<std::string>& codecs, uint32_t seed) {
+  const ModelInfo& info = SmallModel().info();
+  auto calibration = std::make_shared<Calibration>();
+  calibration->n_layers = info.n_layers;
+  calibration->n_kv_heads = info.n_kv_heads;
+  calibration->head_dim = info.head_dim;
+  calibration->codebooks =
+      testing::RandomCodebooks(info.n_layers, info.n_kv_heads, info.head_dim, codecs, 0.5f, seed);
+  return calibration;
+}
+
+Plan PqPlan(const char* keep, const std::string& keys, const std::string& values) {
+  static const auto calibration = WithCodebooks({"pq8x16", "pq4x32"}, 1);
+  Plan plan = CodesPlan(keep, keys, values);
+  plan.calibration = calibration;
+  return plan;
+}
+
+// Puts all entries of `from`, decoded, as f16 in the place of those of `to`.
+void TakeDecoded(Session& from, Session& to) {
+  const Cache& cache = from.impl().cache;
+  const CacheShape& shape = cache.shape();
+  const auto dim = static_cast<size_t>(shape.head_dim);
+  const TierCodecs f16 = to.impl().cache.codecs()[0];
+  auto pages = std::make_shared<std::vector<std::vector<std::byte>>>();
+  std::vector<Cache::AdoptedHead> heads;
+  std::vector<float> key(dim), value(dim);
+  for (int layer = 0; layer < shape.n_layers; ++layer) {
+    for (int h = 0; h < shape.n_kv_heads; ++h) {
+      const HeadEntries entries = cache.Entries(layer, h);
+      const int64_t n = std::ssize(entries.positions);
+      const size_t page_bytes = f16.page_bytes();
+      std::vector<std::byte>& of_head = pages->emplace_back((n + 63) / 64 * page_bytes);
+      for (int64_t i = 0; i < n; ++i) {
+        cache.Read(layer, h, i, key.data(), value.data());
+        std::byte* page = of_head.data() + i / 64 * page_bytes;
+        const int slot = static_cast<int>(i % 64);
+        f16.keys->Encode(0, {key.data(), 1, dim, dim}, slot, page);
+        f16.values->Encode(0, {value.data(), 1, dim, dim}, slot, page + f16.keys->PageBytes());
+      }
+      Cache::AdoptedHead head = {entries.positions, entries.worth};
+      head.tiers[0] = {n, of_head.data()};
+      heads.push_back(head);
+    }
+  }
+  to.impl().cache.Adopt(heads, pages);
+}
+
+double Apart(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+  return std::sqrt(sum / static_cast<double>(a.size()));
+}
+
+// Attention over codes is attention over what they stand for; and that is not what they were.
+TEST(PqCodes, AttentionIsThatOverDecodedKeys) {
+  const auto text = Noise(400);
+  const struct {
+    const char* keys;
+    const char* values;
+    double tolerance;  // of pq4, tables of 8 bits; of q4, weights of 15 bits
+  } cases[] = {{"pq8x16", "f16", 0.01}, {"pq4x32", "q4", 0.04}};
+  for (const auto& [keys, values, tolerance] : cases) {
+    Session coded(SmallModel(), PqPlan("60%", keys, values), OneThread());
+    coded.Read(text);
+    EXPECT_EQ(coded.stats().tiers[1].key_codec, keys);
+    EXPECT_GT(coded.stats().tiers[1].entries, 10 * coded.stats().tiers[0].entries);
+    Session exact(SmallModel(), CodesPlan("60%", "f16", "f16"), OneThread());
+    exact.Read(text);
+    Session decoded = exact.Fork();
+    for (const size_t n : {1u, 1u, 40u}) {  // one query, and many
+      TakeDecoded(coded, decoded);
+      const auto more = Noise(n);
+      for (Session* session : {&coded, &decoded, &exact}) session->Read(more);
+      const double moved = Apart(Logits(coded), Logits(exact));
+      EXPECT_LE(Apart(Logits(coded), Logits(decoded)), tolerance * moved) << keys << " " << n;
+      EXPECT_GT(moved, 0.01) << keys;
+    }
+  }
+}
+
+TEST(PqCodes, AnyNumberOfThreadsEncodesTheSame) {
+  std::string one;
+  for (const int threads : {1, 3}) {
+    const auto file = Folder() / "threads.pith";
+    Session session(SmallModel(), PqPlan("50%", "pq8x16", "q8"), {.n_batch = 64, .n_threads = 1});
+    session.impl().n_threads = threads;
+    session.Read(Noise(500));
+    Continue(session, 100);
+    session.Save(file);
+    if (threads == 1) one = ReadWhole(file);
+    EXPECT_EQ(ReadWhole(file), one);
+  }
+}
+
+TEST(PqCodes, ASnapshotGoesOnWithItsCodebooks) {
+  const auto file = Folder() / "pq.pith", again = Folder() / "again.pith";
+  const Plan plan = PqPlan("50%", "pq4x32", "q4");
+  Session saved(SmallModel(), plan, OneThread());
+  saved.Read(Noise(700));
+  Continue(saved, 40);
+  saved.Save(file);
+  Session loaded = Session::Load(SmallModel(), file, OneThread(), plan.calibration);
+  loaded.Save(again);
+  EXPECT_EQ(ReadWhole(file), ReadWhole(again));
+  EXPECT_EQ(Continue(loaded, 150), Continue(saved, 150));
+  EXPECT_EQ(Logits(loaded), Logits(saved));
+
+  const SnapshotInfo info = InspectSnapshot(file);
+  ASSERT_EQ(info.tiers.size(), 2u);
+  EXPECT_EQ(info.tiers[1].key_codec, "pq4x32");
+  EXPECT_EQ(info.tiers[1].codebook_bytes, loaded.stats().tiers[1].codebook_bytes);
+  EXPECT_EQ(info.calibration_hash.size(), 16u);
+
+  const auto load = [&](std::shared_ptr<const Calibration> calibration) {
+    return [&, calibration] { Session::Load(SmallModel(), file, OneThread(), calibration); };
+  };
+  ExpectError(ErrorCode::kInvalidArgument, "codebooks for pq4x32", load(nullptr));
+  ExpectError(ErrorCode::kMismatch, "codebooks for pq4x32", load(WithCodebooks({"pq8x16"}, 1)));
+  ExpectError(ErrorCode::kMismatch, "was made with the calibration",
+              load(WithCodebooks({"pq8x16", "pq4x32"}, 2)));
+}
+
+TEST(PqCodes, ForksShareCodebooks) {
+  const Plan plan = PqPlan("50%", "pq8x16", "f16");
+  Session coded(SmallModel(), plan, OneThread());
+  coded.Read(Noise(300));
+  Session fork = coded.Fork();
+  EXPECT_EQ(fork.impl().cache.codecs()[1].keys, coded.impl().cache.codecs()[1].keys);
+  EXPECT_EQ(Continue(fork, 100), Continue(coded, 100));
+  Plan other = plan;
+  other.calibration = WithCodebooks({"pq8x16"}, 2);
+  ExpectError(ErrorCode::kInvalidArgument, "other codebooks", [&] { coded.Fork(other); });
+
+  Session exact(SmallModel(), CodesPlan("50%", "f16", "f16"), OneThread());
+  exact.Read(Noise(300));
+  Session codes = exact.Fork(plan);
+  EXPECT_GT(codes.stats().tiers[1].entries, 0);
+}
+
+TEST(PqCodes, WhatCannotBeStoredSoIsRefused) {
+  const auto make = [](const Plan& plan) { return [plan] { Session(SmallModel(), plan); }; };
+  const auto refused = [&](const std::string& keys, const std::string& values, const char* word) {
+    ExpectError(ErrorCode::kInvalidArgument, word, make(PqPlan("50%", keys, values)));
+  };
+  refused("pq8x5", "f16", "32 dimensions have none");
+  refused("pq8x8", "f16",
+          "those given are for pq4x32, pq8x16; make them with pith calibrate "
+          "--codebooks pq8x8");
+  refused("pq8x0", "f16", "key codec 'pq8x0' is not known");
+  refused("f16", "pq8x16", "value codec 'pq8x16' is not known; pith has f16, q8 and q4");
+  ExpectError(ErrorCode::kInvalidArgument, "need codebooks for it, but none are given",
+              make(CodesPlan("50%", "pq8x16", "f16")));
+  Plan foreign = PqPlan("50%", "pq8x16", "f16");
+  auto calibration = std::make_shared<Calibration>(*foreign.calibration);
+  calibration->metadata["model_fingerprint"] = "0123456789abcdef";
+  foreign.calibration = calibration;
+  ExpectError(ErrorCode::kMismatch, "of another model", make(foreign));
+}
+
+}  // namespace
+}  // namespace pith
