@@ -162,22 +162,25 @@ std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions
 
 std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
   std::map<std::string, std::shared_ptr<const Calibration>> loaded;  // by file
-  const auto calibration_of = [&](const std::string& file) {
-    if (!file.empty() && !loaded.contains(file)) {
-      loaded[file] = plan_.With(Plan().scorer, Plan().window, file, "f16", "f16")
-                         .CalibrationFor(Plan(), model, model_.File());
+  const auto calibration_for = [&](const Plan& plan, const std::string& named) {
+    const std::string& file = named.empty() ? plan_.calibration_file() : named;
+    if (file.empty()) return plan_.CalibrationFor(plan, model, model_.File());
+    std::shared_ptr<const Calibration>& calibration = loaded[file];
+    if (!calibration) {
+      calibration = plan_.With(plan.scorer, plan.window, file, "f16", "f16")
+                        .CalibrationFor(plan, model, model_.File());
     }
-    return file.empty() ? nullptr : loaded[file];
+    return calibration;
   };
   std::vector<std::string> names = lists_.key_codecs;
-  if (names.empty()) names = KeyCodingNames(calibration_of(plan_.calibration_file()).get());
+  if (names.empty()) names = KeyCodingNames(calibration_for(Plan(), "").get());
   std::vector<TriedPlan> plans;
   for (const std::string& text : names) {
     const auto [codec, file] = ParseNamed("--key-codec", text);
     TriedPlan& tried = plans.emplace_back();
     tried.plan.key_codec = codec;
     if (ParsePqShape(codec)) {
-      tried.plan.calibration = calibration_of(file.empty() ? plan_.calibration_file() : file);
+      tried.plan.calibration = calibration_for(tried.plan, file);
       tried.calibration = file;
     }
     AsUsage([&] { return MakeKeyCoding(tried.plan, model.info()); });

@@ -169,8 +169,10 @@ void PlanFlags::AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_
             "how keys are stored, each tried in turn: q8, q4, int2, and pq8xM or pq4xM of which "
             "the calibration has a codebook; NAME@FILE takes another calibration for it (default: "
             "all)");
-  line.Option("--calibration", calibration_, "FILE",
-              "calibration with codebooks, as pith calibrate --codebooks makes it");
+  line.Option(
+      "--calibration", calibration_, "FILE",
+      "calibration with codebooks, as pith calibrate --codebooks makes it (default: the one "
+      "that fits the model, beside it or installed with pith)");
 }
 
 PlanFlags PlanFlags::With(const std::string& scorer, int window, const std::string& calibration,

@@ -523,12 +523,13 @@ class CodecTest(PithTest):
             ("--queries is 0", "--queries", "0"),
             ("--length is 200, expected from 202", "--queries", "150", "--window", "50"),
             ("key codec 'q5' is not known", "--key-codec", "q5"),
-            ("calibrate --codebooks pq8x4", "--key-codec", "pq8x4"),
             ("calibrate --codebooks pq8x4", "--key-codec", f"pq8x4@{books}"),
             ("names no calibration after the @", "--key-codec", "pq8x4@"),
             ("--keep", "--keep", "50%"),
         ):
             self.refused(2, pattern, *self.flags, "--json", *flags)
+        self.refused(1, "no calibration with .*calibrate --codebooks pq8x4", *self.flags,
+                     "--key-codec", "pq8x4")
 
 
 if __name__ == "__main__":
