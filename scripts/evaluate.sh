@@ -81,7 +81,7 @@ plans=(--keep "$keeps" --budget "uniform,global" --window "$window")
 
 # $1: called for every measure with its name, its trials and the arguments of pith eval.
 measures() {
-  $1 spearman "$spearman_trials" spearman "${text[@]}" -l 1024 --scorer "$usable"
+  $1 spearman "$spearman_trials" spearman "${text[@]}" -l 1024 --scorer "$usable" --window "$window"
   $1 kld "$kld_trials" kld "${text[@]}" -l 2048 --scorer "$usable" "${plans[@]}"
   $1 needle "$needle_trials" needle "${hay[@]}" -l "$lengths" --depths 5 --scorer "$usable" "${plans[@]}"
   if "$pith" eval --help | grep -q '^  ruler '; then
