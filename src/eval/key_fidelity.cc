@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <numeric>
+#include <utility>
 
 #include "eval/rank_correlation.h"
 
@@ -12,23 +13,24 @@ namespace {
 
 constexpr size_t kTop = 5;
 
-std::vector<double> LogSoftmax(std::span<const double> scores) {
-  const double most = *std::max_element(scores.begin(), scores.end());
-  double sum = 0;
-  for (const double score : scores) sum += std::exp(score - most);
-  const double log_sum = most + std::log(sum);
-  std::vector<double> logs;
-  logs.reserve(scores.size());
-  for (const double score : scores) logs.push_back(score - log_sum);
-  return logs;
-}
+struct Softmax {
+  explicit Softmax(std::span<const double> scores) : weights(scores.begin(), scores.end()) {
+    const double most = *std::max_element(scores.begin(), scores.end());
+    double sum = 0;
+    for (double& weight : weights) sum += weight = std::exp(weight - most);
+    for (double& weight : weights) weight /= sum;
+    log_sum = most + std::log(sum);
+  }
 
-std::vector<double> Output(std::span<const double> log_weights, MatrixView<const float> values) {
+  std::vector<double> weights;
+  double log_sum;
+};
+
+std::vector<double> Output(std::span<const double> weights, MatrixView<const float> values) {
   std::vector<double> output(values.cols);
   for (size_t i = 0; i < values.rows; ++i) {
-    const double weight = std::exp(log_weights[i]);
     const float* value = values.row(i);
-    for (size_t d = 0; d < values.cols; ++d) output[d] += weight * value[d];
+    for (size_t d = 0; d < values.cols; ++d) output[d] += weights[i] * value[d];
   }
   return output;
 }
@@ -54,14 +56,18 @@ double Dot(std::span<const double> a, std::span<const double> b) {
 
 ExactAttention::ExactAttention(std::span<const double> scores, MatrixView<const float> values)
     : values_(values),
-      log_weights_(LogSoftmax(scores)),
+      scores_(scores.begin(), scores.end()),
       ranks_(Ranks(scores)),
-      output_(Output(log_weights_, values)),
-      top_(Top(scores)) {}
+      top_(Top(scores)) {
+  Softmax softmax(scores);
+  log_sum_ = softmax.log_sum;
+  weights_ = std::move(softmax.weights);
+  output_ = Output(weights_, values);
+}
 
 KeyFidelity ExactAttention::Compare(std::span<const double> scores) const {
-  const std::vector<double> log_weights = LogSoftmax(scores);
-  const std::vector<double> output = Output(log_weights, values_);
+  const Softmax softmax(scores);
+  const std::vector<double> output = Output(softmax.weights, values_);
   const std::vector<size_t> top = Top(scores);
   std::vector<size_t> common;
   std::set_intersection(top.begin(), top.end(), top_.begin(), top_.end(),
@@ -69,8 +75,8 @@ KeyFidelity ExactAttention::Compare(std::span<const double> scores) const {
   KeyFidelity fidelity;
   const double norms = std::sqrt(Dot(output, output) * Dot(output_, output_));
   fidelity.cosine = norms > 0 ? std::clamp(Dot(output, output_) / norms, -1.0, 1.0) : 1;
-  for (size_t i = 0; i < log_weights.size(); ++i) {
-    fidelity.divergence += std::exp(log_weights_[i]) * (log_weights_[i] - log_weights[i]);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    fidelity.divergence += weights_[i] * ((scores_[i] - log_sum_) - (scores[i] - softmax.log_sum));
   }
   // Rounding may leave something below zero where both are the same.
   fidelity.divergence = std::max(fidelity.divergence, 0.0);

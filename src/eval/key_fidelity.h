@@ -27,7 +27,9 @@ class ExactAttention {
 
  private:
   MatrixView<const float> values_;
-  std::vector<double> log_weights_;
+  std::vector<double> scores_;
+  double log_sum_ = 0;  // a weight is exp(score - log_sum_)
+  std::vector<double> weights_;
   std::vector<double> ranks_;
   std::vector<double> output_;
   std::vector<size_t> top_;  // ascending

@@ -3,20 +3,21 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 namespace pith {
 
 std::vector<double> Ranks(std::span<const double> values) {
-  std::vector<size_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] < values[b]; });
+  std::vector<std::pair<double, size_t>> order;
+  order.reserve(values.size());
+  for (const double value : values) order.emplace_back(value, order.size());
+  std::sort(order.begin(), order.end());
   std::vector<double> ranks(values.size());
   for (size_t i = 0; i < order.size();) {
     size_t end = i;
-    while (end < order.size() && values[order[end]] == values[order[i]]) ++end;
-    for (size_t j = i; j < end; ++j) ranks[order[j]] = static_cast<double>(i + end - 1) / 2;
+    while (end < order.size() && order[end].first == order[i].first) ++end;
+    for (size_t j = i; j < end; ++j) ranks[order[j].second] = static_cast<double>(i + end - 1) / 2;
     i = end;
   }
   return ranks;
