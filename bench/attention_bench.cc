@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,9 +17,12 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "attention/aligned_floats.h"
 #include "attention/attention.h"
+#include "attention/kernels.h"
 #include "cache/codec.h"
 #include "cache/page_pool.h"
+#include "cache/pq_key_codec.h"
 #include "read_memory.h"
 #include "team.h"
 
@@ -48,13 +52,29 @@ struct CodecPair {
   std::string values;
 };
 
+// "f16", "q8", "q4", or codes of a codebook of random numbers: what a look-up takes does not depend
+// on what is found.
+std::unique_ptr<Codec> MakeAnyKeyCodec(const std::string& name, int head_dim) {
+  const std::optional<PqShape> shape = ParsePqShape(name);
+  if (!shape) return MakeKeyCodec(name, head_dim);
+  CheckPqShape(*shape, head_dim);
+  std::minstd_rand random(2);
+  std::vector<float> centroids(size_t{1} * head_dim * shape->n_centroids());
+  for (float& x : centroids) x = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+  std::vector<float> map(size_t{1} * head_dim * head_dim);
+  for (int i = 0; i < head_dim; ++i) map[i * (head_dim + 1)] = 1.0f;
+  const std::vector<float> centre(head_dim);
+  return std::make_unique<PqKeyCodec>(
+      std::vector<PqCodebook>{PqCodebook(*shape, centre, map, centroids)});
+}
+
 // The cache of a model: pages of a PagePool as the engine has them, in an order shuffled layer by
 // layer, with random contents.
 class Pages {
  public:
   // counts [n_layers][n_kv_heads]: entries of each head.
   Pages(int head_dim, const CodecPair& codecs, const std::vector<std::vector<int64_t>>& counts)
-      : keys_(MakeKeyCodec(codecs.keys, head_dim)),
+      : keys_(MakeAnyKeyCodec(codecs.keys, head_dim)),
         values_(MakeValueCodec(codecs.values, head_dim)),
         pool_(keys_->PageBytes() + values_->PageBytes()) {
     std::minstd_rand random(1);
@@ -91,8 +111,10 @@ class Pages {
     return views;
   }
   int64_t n_entries() const { return n_entries_; }
-  double bytes() const {
-    return static_cast<double>(n_entries_) / kPageEntries * static_cast<double>(pool_.page_bytes());
+  // Of all entries, or of their keys alone.
+  double bytes(bool keys_alone) const {
+    const size_t of_page = keys_alone ? keys_->PageBytes() : pool_.page_bytes();
+    return static_cast<double>(n_entries_) / kPageEntries * static_cast<double>(of_page);
   }
 
  private:
@@ -128,6 +150,7 @@ struct Options {
   std::vector<std::string> codecs = {"f16"};
   std::string level;
   bool ragged = false;
+  bool scores = false;
   bool json = false;
 };
 
@@ -178,7 +201,8 @@ struct Pass {
 nlohmann::json Record(const Options& o, const Pass& pass, int64_t depth, int chunk) {
   const double s = Median(pass.seconds);
   const double entries = static_cast<double>(depth) + (chunk + 1) / 2.0;  // seen by a query, mean
-  const double flop = 4.0 * o.n_layers * o.n_heads * o.head_dim * chunk * entries;
+  const double flop =
+      (o.scores ? 2.0 : 4.0) * o.n_layers * o.n_heads * o.head_dim * chunk * entries;
   return {{"level", CurrentSimdLevel()},
           {"codecs", pass.codecs},
           {"threads", o.threads},
@@ -189,11 +213,61 @@ nlohmann::json Record(const Options& o, const Pass& pass, int64_t depth, int chu
           {"min_ms", *std::min_element(pass.seconds.begin(), pass.seconds.end()) * 1e3},
           {"gflops", flop / s * 1e-9},
           {"gflops_core", flop / Median(pass.core_seconds) * 1e-9},
-          {"gbps", pass.pages.bytes() / s * 1e-9},
+          {"gbps", pass.pages.bytes(o.scores) / s * 1e-9},
           {"bandwidth_share", Median(pass.shares)},
           {"by_first", Median(pass.by_first)},
           {"hash", pass.hash}};
 }
+
+// Scores alone, of one query: heads are shared out among the threads, each whole.
+class ScoreRun {
+ public:
+  ScoreRun(const Options& o, const AttentionShape& shape, int64_t n_entries)
+      : shape_(shape), group_(shape.n_heads / shape.n_kv_heads) {
+    const int64_t n_pages = (n_entries + kPageEntries - 1) / kPageEntries;
+    for (int i = 0; i < o.threads; ++i) {
+      scratch_.push_back(AllocateFloats(ScratchFloats(shape.head_dim, group_)));
+      scores_.push_back(AllocateFloats(n_pages * group_ * kStepEntries));
+    }
+  }
+
+  void Run(const float* q, const std::vector<std::vector<HeadView>>& layers, int thread) {
+    const int n_threads = static_cast<int>(scratch_.size());
+    int task = 0;
+    for (const std::vector<HeadView>& layer : layers) {
+      for (size_t head = 0; head < layer.size(); ++head, ++task) {
+        if (task % n_threads != thread) continue;
+        const TierView& tier = layer[head].tiers[0];
+        CurrentKernels().score({.pages = tier.pages,
+                                .key_bytes = tier.key_bytes,
+                                .page_bytes = tier.page_bytes,
+                                .keys = tier.keys,
+                                .values = tier.values,
+                                .begin = 0,
+                                .end = tier.n_entries,
+                                .head_dim = shape_.head_dim,
+                                .group = group_,
+                                .n_tokens = 1,
+                                .q = q + head * group_ * shape_.head_dim,
+                                .q_stride = 0,
+                                .scale = shape_.scale,
+                                .first_visible = tier.n_entries,
+                                .visible_step = 0,
+                                .scratch = scratch_[thread].get(),
+                                .state = {}},
+                               scores_[thread].get());
+      }
+    }
+  }
+
+  double Hash() const { return scores_[0][0] + scores_[0][1]; }
+
+ private:
+  AttentionShape shape_;
+  int group_;
+  std::vector<AlignedFloats> scratch_;  // of each thread
+  std::vector<AlignedFloats> scores_;
+};
 
 // Every pair of codecs, even and, if asked for, ragged, in alternation with pure reads of other
 // memory: what the machine gives changes within seconds, so a share is the median of shares of the
@@ -217,6 +291,7 @@ std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemo
   for (float& x : q) x = static_cast<float>(random() % 1000) / 250.0f - 2.0f;
   AttentionPlan plan(shape, team.n_threads());
   plan.Prepare(chunk);
+  ScoreRun scoring(o, shape, o.scores ? depth + chunk : 0);
 
   std::vector<double> read_speeds = {memory.Read(team)};
   std::vector<double> by_thread(team.n_threads());
@@ -225,23 +300,31 @@ std::vector<nlohmann::json> Measure(const Options& o, Team& team, const ReadMemo
     for (const auto& pass : passes) {
       by_thread.assign(team.n_threads(), 0.0);
       const auto begin = Clock::now();
-      for (const std::vector<HeadView>& views : pass->views) {
+      const auto run = [&](const auto& work) {
         team.Run([&](int thread) {
           const double start = ThreadSeconds();
-          plan.Run(q.data(), views, out.data(), thread, team.n_threads());
+          work(thread);
           by_thread[thread] += ThreadSeconds() - start;
         });
+      };
+      if (o.scores) {
+        run([&](int thread) { scoring.Run(q.data(), pass->views, thread); });
+      } else {
+        for (const std::vector<HeadView>& views : pass->views) {
+          run([&](int thread) { plan.Run(q.data(), views, out.data(), thread, team.n_threads()); });
+        }
       }
       const double s = Seconds(begin);
       const double before = read_speeds.back();
       read_speeds.push_back(memory.Read(team));
-      pass->shares.push_back(pass->pages.bytes() / s / ((before + read_speeds.back()) / 2));
+      pass->shares.push_back(pass->pages.bytes(o.scores) / s / ((before + read_speeds.back()) / 2));
       pass->seconds.push_back(s);
       pass->by_first.push_back(s / passes.front()->seconds.back());
       if (pass->ragged) pass->by_even.push_back(s / even_seconds);
       even_seconds = s;
       pass->core_seconds.push_back(std::accumulate(by_thread.begin(), by_thread.end(), 0.0));
       for (const float x : out) pass->hash += x;
+      if (o.scores) pass->hash += scoring.Hash();
     }
   }
 
@@ -266,12 +349,17 @@ int Main(int argc, char** argv) {
   app.add_option("-d,--depths", o.depths, "entries before the chunk")->delimiter(',');
   app.add_option("-c,--chunks", o.chunks, "queries at once")->delimiter(',');
   app.add_option("--codecs", o.codecs,
-                 "of keys and values: q8, or q8:q4; the first is compared with")
+                 "of keys and values: q8, q8:q4 or pq8x16:q8; the first is compared with")
       ->delimiter(',');
   app.add_option("--level", o.level, "SIMD level, best if not given");
   app.add_flag("--ragged", o.ragged, "also with nine tenths of the entries in every tenth head");
+  app.add_flag("--scores", o.scores, "scores of one query alone: keys are read, values are not");
   app.add_flag("--json", o.json);
   CLI11_PARSE(app, argc, argv);
+  if (o.scores && (o.chunks != std::vector<int>{1} || o.ragged)) {
+    std::fprintf(stderr, "--scores needs one query (-c 1) and even heads.\n");
+    return 2;
+  }
   if (!ForceSimdLevel(o.level)) {
     std::fprintf(stderr, "This machine has no SIMD level %s.\n", o.level.c_str());
     return 1;

@@ -7,6 +7,8 @@
 #define PITH_ATTENTION_DECODE_INL_H_
 #endif
 
+#include <type_traits>
+
 #include "attention/codes-inl.h"
 #include "attention/prefetch-inl.h"
 #include "attention/prefill-inl.h"
@@ -146,8 +148,9 @@ HWY_INLINE void PackTile(const RowFormat& keys, const float* HWY_RESTRICT q, int
 
 // Scores of R rows, packed as above, against `count` keys from slot `slot` on.
 template <int R>
-HWY_INLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, int slot, int count,
-                          float* HWY_RESTRICT q, float* HWY_RESTRICT scores, const Ahead& ahead) {
+HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, int slot,
+                            int count, float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
+                            const Ahead& ahead) {
   const RowFormat& keys = s.keys;
   const size_t block_bytes = BlockBytes(keys, s.head_dim);
   for (int i = 0; i < count; i += kBlockEntries) {
@@ -164,13 +167,23 @@ HWY_INLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page, 
     } else if (keys.id == CodecId::kQ4) {
       ScoreQuantised<CodecId::kQ4, R>(rounded, block, s.head_dim, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kPq8) {
-      ScoreBlockPq8<R>(q, codes, keys.n_subspaces, scores + i, ahead + begin);
+      ScoreBlockPq8<R>(CodeTables::At(keys, R, q), codes, keys.n_subspaces, scores + i,
+                       ahead + begin);
     } else if (keys.id == CodecId::kPq4) {
-      ScoreBlockPq4<R>(ByteTables::At(keys.n_subspaces, R, q), codes, keys.n_subspaces, scores + i,
+      ScoreBlockPq4<R>(CodeTables::At(keys, R, q), codes, keys.n_subspaces, scores + i,
                        ahead + begin);
     }
 #endif
   }
+}
+
+// What is fetched while the first n_read bytes of the page of `step` are computed with.
+HWY_INLINE Ahead AheadOf(const Segment& s, int64_t step, size_t n_read) {
+  const auto page_after = [&](int64_t n) {
+    return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
+  };
+  const size_t half = n_read / 2 / kPageAlignment * kPageAlignment;
+  return {page_after(1) + half, page_after(2)};
 }
 
 // R rows from `row` on against `count` entries from `step` on.
@@ -180,11 +193,7 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
                            float* HWY_RESTRICT factors) {
   const std::byte* page = s.pages[step / kPageEntries];
   const auto slot = static_cast<int>(step % kPageEntries);
-  const auto page_after = [&](int64_t n) {
-    return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
-  };
-  const size_t half = s.page_bytes / 2 / kPageAlignment * kPageAlignment;
-  const Ahead ahead = {page_after(1) + half, page_after(2)};
+  const Ahead ahead = AheadOf(s, step, s.page_bytes);
   ScoreKeys<R>(s, page, slot, count, q, scores, ahead);
   float step_sums[R];
   for (int r = 0; r < R; ++r) {
@@ -208,60 +217,99 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
 #endif
 }
 
-// DecodeStep<height>, for heights of 1..kMax.
-template <int kMax>
-HWY_INLINE void DecodeTile(const Segment& s, int height, int row, int64_t step, int count,
-                           float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
-                           float* HWY_RESTRICT factors) {
+// fn(std::integral_constant<int, height>()), for heights of 1..kMax.
+template <int kMax, class Fn>
+HWY_INLINE void ForHeight(int height, const Fn& fn) {
   if constexpr (kMax > 1) {
-    if (height < kMax) {
-      return DecodeTile<kMax - 1>(s, height, row, step, count, q, scores, factors);
-    }
+    if (height < kMax) return ForHeight<kMax - 1>(height, fn);
   }
-  DecodeStep<kMax>(s, row, step, count, q, scores, factors);
+  fn(std::integral_constant<int, kMax>());
+}
+
+// Rows cut into tiles of nearly equal height, at most kDecodeRows, and their packed queries.
+struct RowTiles {
+  int n_rows;
+  int n_tiles;
+  size_t tile_floats;
+  float* packed;  // tile after tile
+
+  explicit RowTiles(const Segment& s)
+      : n_rows(s.n_tokens * s.group),
+        n_tiles((n_rows + kDecodeRows - 1) / kDecodeRows),
+        tile_floats(TableFloats(s.keys, tallest())),
+        packed(s.scratch) {
+    if (tile_floats == 0) tile_floats = size_t{1} * tallest() * s.head_dim;
+  }
+  int begin(int tile) const { return n_rows * tile / n_tiles; }
+  int height(int tile) const { return begin(tile + 1) - begin(tile); }
+  int tallest() const { return (n_rows + n_tiles - 1) / n_tiles; }
+  float* queries(int tile) const { return packed + tile * tile_floats; }
+  // Whether what follows the packed queries in scratch stays free.
+  bool fit(const Segment& s) const {
+    return s.keys.codebook == nullptr || tile_floats * n_tiles <= kTableFloats;
+  }
+  float* after(const Segment& s) const {
+    return packed + kTableFloats + size_t{1} * PaddedRows(n_rows) * s.head_dim;
+  }
+};
+
+HWY_INLINE void PackTiles(const Segment& s, const RowTiles& tiles) {
+  for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+    float q[kDecodeRows * kMaxHeadDim];
+    for (int r = 0; r < tiles.height(tile); ++r) {
+      const int row = tiles.begin(tile) + r;
+      LoadQuery(s.q + row / s.group * s.q_stride + row % s.group * s.head_dim, s.head_dim, s.scale,
+                s.keys, q + r * s.head_dim);
+    }
+    PackTile(s.keys, q, s.head_dim, tiles.height(tile), tiles.queries(tile));
+  }
+}
+
+// fn(step, count) for the pages of the run.
+template <class Fn>
+HWY_INLINE void ForEachStep(const Segment& s, const Fn& fn) {
+  for (int64_t step = s.begin; step < s.end;) {
+    const int64_t next = std::min((step / kPageEntries + 1) * kPageEntries, s.end);
+    fn(step, static_cast<int>(next - step));
+    step = next;
+  }
 }
 
 void Decode(const Segment& s) {
   // One lane cannot hold a pair of integers.
   const bool f16 = s.keys.id == CodecId::kF16 && s.values.id == CodecId::kF16;
-  if (!f16 && HWY_TARGET == HWY_SCALAR) return Prefill(s);
-  // Tiles of nearly equal height; the heights are at most kDecodeRows.
-  const int n_rows = s.n_tokens * s.group;
-  const int n_tiles = (n_rows + kDecodeRows - 1) / kDecodeRows;
-  const int tallest = (n_rows + n_tiles - 1) / n_tiles;
-  const auto tile_begin = [&](int tile) { return n_rows * tile / n_tiles; };
-  const size_t table_floats = TableFloats(s.keys, tallest);
-  if (table_floats * n_tiles > kTableFloats) return Prefill(s);
-
-  float* packed = s.scratch;  // tile after tile
-  const size_t tile_floats = std::max(table_floats, size_t{1} * tallest * s.head_dim);
-  float* scores = packed + kTableFloats + size_t{1} * PaddedRows(n_rows) * s.head_dim;
+  const RowTiles tiles(s);
+  if ((!f16 && HWY_TARGET == HWY_SCALAR) || !tiles.fit(s)) return Prefill(s);
+  float* scores = tiles.after(s);
   float* factors = scores + kDecodeRows * kStepEntries;
   ClearRows(s);
-  for (int tile = 0; tile < n_tiles; ++tile) {
-    const int begin = tile_begin(tile);
-    const int height = tile_begin(tile + 1) - begin;
-    float q[kDecodeRows * kMaxHeadDim];
-    for (int r = 0; r < height; ++r) {
-      const int row = begin + r;
-      LoadQuery(s.q + row / s.group * s.q_stride + row % s.group * s.head_dim, s.head_dim, s.scale,
-                s.keys, q + r * s.head_dim);
+  PackTiles(s, tiles);
+  ForEachStep(s, [&](int64_t step, int count) HWY_ATTR {
+    for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+      if (VisibleInStep(s, tiles.begin(tile + 1) - 1, step, count) == 0) continue;
+      ForHeight<kDecodeRows>(tiles.height(tile), [&](auto height) HWY_ATTR {
+        DecodeStep<height>(s, tiles.begin(tile), step, count, tiles.queries(tile), scores, factors);
+      });
     }
-    PackTile(s.keys, q, s.head_dim, height, packed + tile * tile_floats);
-  }
-
-  for (int64_t step = s.begin; step < s.end;) {
-    const int64_t next = std::min((step / kPageEntries + 1) * kPageEntries, s.end);
-    const int count = static_cast<int>(next - step);
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      const int row = tile_begin(tile);
-      if (VisibleInStep(s, tile_begin(tile + 1) - 1, step, count) == 0) continue;
-      DecodeTile<kDecodeRows>(s, tile_begin(tile + 1) - row, row, step, count,
-                              packed + tile * tile_floats, scores, factors);
-    }
-    step = next;
-  }
+  });
   FinishRows(s);
+}
+
+// Rows [n_rows][kStepEntries] of scores for each page of the run, one after another.
+void Score(const Segment& s, float* scores) {
+  const RowTiles tiles(s);
+  PackTiles(s, tiles);
+  ForEachStep(s, [&](int64_t step, int count) HWY_ATTR {
+    for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+      ForHeight<kDecodeRows>(tiles.height(tile), [&](auto height) HWY_ATTR {
+        ScoreKeys<height>(s, s.pages[step / kPageEntries], static_cast<int>(step % kPageEntries),
+                          count, tiles.queries(tile),
+                          scores + size_t{1} * tiles.begin(tile) * kStepEntries,
+                          AheadOf(s, step, s.key_bytes));
+      });
+    }
+    scores += size_t{1} * tiles.n_rows * kStepEntries;
+  });
 }
 
 }  // namespace HWY_NAMESPACE

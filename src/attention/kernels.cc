@@ -30,6 +30,7 @@ const Kernels* LevelKernels() {
   static const Kernels kernels = {
       .level = hwy::TargetName(HWY_TARGET),
       .decode = Decode,
+      .score = HWY_TARGET == HWY_SCALAR ? nullptr : Score,
       .prefill = Prefill,
       .judge = Judge,
       .decode_max_rows = kHasF16 ? 128 : 4,

@@ -77,6 +77,10 @@ struct Kernels {
   const char* level;
   // Reads f16 K and V straight into registers; best for few rows.
   void (*decode)(const Segment& segment);
+  // The scores that decode makes, of hidden entries too, and no state: for each page of the run
+  // rows [n_rows][kStepEntries]. At most decode_max_rows rows whose tables fit kTableFloats; null
+  // where one lane cannot hold a pair of integers.
+  void (*score)(const Segment& segment, float* scores);
   // Converts each page to f32 once and runs a blocked matrix product; best for many rows.
   void (*prefill)(const Segment& segment);
   // Over all queries, the largest log2 probability less log2_divisor of each judged entry. A query

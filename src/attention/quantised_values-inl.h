@@ -28,7 +28,6 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 // Entries are taken this many at a time; weights behind the last entry are zero.
 inline constexpr int kEntryStep = 16;
-inline constexpr int kEights = static_cast<int>(hn::MaxLanes(EightTag()));
 
 // Weights of R rows times the scales of one block of dimensions: codes * units, a word for a pair
 // of entries: of two int16, or of two int8 twice.

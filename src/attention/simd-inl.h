@@ -33,6 +33,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::CappedTag<float, 16>;
 using EightTag = hn::CappedTag<float, 8>;  // a head_dim is a multiple of 8, not of every vector
 using FourTag = hn::CappedTag<float, 4>;
+inline constexpr int kEights = static_cast<int>(hn::MaxLanes(EightTag()));
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 inline constexpr bool kManyRegisters =  // 32 rather than 16
     HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;

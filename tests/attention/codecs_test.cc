@@ -138,6 +138,34 @@ TEST_P(Codecs, EveryPairMatchesReference) {
   RecordProperty("worst_error", std::to_string(worst));
 }
 
+// What a score errs by beyond rounding to f32 is less than what quantised_keys-inl.h says.
+TEST_P(Codecs, ScoresStayWithinTheirBound) {
+  for (const std::string name : {"f16", "q8", "q4"}) {
+    for (const int head_dim : {64, 80, 128}) {
+      for (const int group : {1, 3, 4, 7}) {
+        if (CurrentKernels().score == nullptr) continue;
+        const Problem p = MakeProblem(head_dim, group, {97}, 1, false, 3, 1.0f, {name, "f16"});
+        double worst = 0;
+        CompareScores(p, [&](const float* q, std::vector<float> key, float got, double want) {
+          std::vector<float> row(q, q + head_dim);
+          if (name == "q4") {
+            Hadamard(row.data(), head_dim);
+            Hadamard(key.data(), head_dim);
+          }
+          double bound = 0;
+          for (int d = 0; d < head_dim; ++d) {
+            const double step = name == "f16" ? 0 : QueryStep(name, row.data(), head_dim, d);
+            bound += (step + 1e-6 * std::fabs(row[d])) * std::fabs(key[d]);
+          }
+          const double error = std::fabs(got - want) / (bound * p.shape.scale + 1e-6);
+          if (!(error <= worst)) worst = error;
+        });
+        EXPECT_LE(worst, 1.0) << name << " " << head_dim << " " << group;
+      }
+    }
+  }
+}
+
 // Entries that weigh the same and have the same scales: no weight is rounded, so that where the
 // codes lie is held to the tolerance of f32.
 TEST_P(Codecs, EqualWeightsAreExact) {

@@ -29,28 +29,32 @@ PqCodebook MakeCodebook(const std::string& name, int head_dim, uint32_t seed) {
   return {shape, centre, map, centroids};
 }
 
-// Half of the widest table of a query in steps of its rounding, 0 for pq8: what an entry errs by.
+// What an entry of a query's tables errs by, as codes-inl.h says.
 double EntryError(const Problem& p, const RowFormat& keys, const float* q) {
-  if (keys.id != CodecId::kPq4) return 0;
   const int head_dim = p.shape.head_dim;
   const int width = head_dim / keys.n_subspaces;
-  double range = 0;
+  const int n_centroids = PqCentroids(keys.id);
+  const int n_summed = keys.id == CodecId::kPq8 ? keys.n_subspaces : 4;
+  double largest = 0;
+  double sum = 0;
   for (int m = 0; m < keys.n_subspaces; ++m) {
     double least = INFINITY;
     double most = -INFINITY;
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < n_centroids; ++k) {
       double product = 0;
       for (int i = m * width; i < (m + 1) * width; ++i) {
         double of_map = 0;
         for (int d = 0; d < head_dim; ++d) of_map += keys.codebook[i * head_dim + d] * double{q[d]};
-        product += of_map * keys.codebook[head_dim * head_dim + i * 16 + k];
+        product += of_map * keys.codebook[head_dim * head_dim + i * n_centroids + k];
       }
       least = std::min(least, product);
       most = std::max(most, product);
     }
-    range = std::max(range, most - least);
+    sum = (m % n_summed == 0 ? 0 : sum) + most - least;
+    largest = std::max(largest, sum);
   }
-  return range * p.shape.scale / 510;
+  const double steps = keys.id == CodecId::kPq8 ? 65535 - keys.n_subspaces : 253;
+  return largest / steps * p.shape.scale / 2;
 }
 
 double WorstCodesError(const Problem& p, const CodecNames& codecs, bool rounds,
@@ -124,6 +128,34 @@ TEST_P(Codes, EveryShapeMatchesReference) {
     }
   }
   RecordProperty("worst_error", std::to_string(worst));
+}
+
+// What a score errs by beyond rounding to f32 is less than what codes-inl.h says.
+TEST_P(Codes, ScoresStayWithinTheirBound) {
+  struct Case {
+    const char* name;
+    int head_dim;
+  };
+  for (const Case& c :
+       {Case{"pq8x16", 64}, {"pq8x2", 80}, {"pq4x32", 64}, {"pq4x10", 80}, {"pq4x32", 128}}) {
+    for (const int group : {1, 3, 5}) {
+      if (CurrentKernels().score == nullptr) continue;
+      const CodecNames codecs = {c.name, "f16",
+                                 std::make_shared<PqKeyCodec>(std::vector<PqCodebook>{
+                                     MakeCodebook(c.name, c.head_dim, group)})};
+      const Problem p = MakeProblem(c.head_dim, group, {97}, 1, false, 3, 1.0f, codecs);
+      const RowFormat keys = codecs.codes->Format(0);
+      double worst = 0;
+      CompareScores(p, [&](const float* q, const std::vector<float>&, float got, double want) {
+        // Products of a query and a key, and their sums, are of this size.
+        const double rounding = 2e-6 * 4 * c.head_dim * p.shape.scale;
+        const double error =
+            std::fabs(got - want) / (keys.n_subspaces * EntryError(p, keys, q) + rounding);
+        if (!(error <= worst)) worst = error;
+      });
+      EXPECT_LE(worst, 1.0) << c.name << " " << c.head_dim << " " << group;
+    }
+  }
 }
 
 TEST_P(Codes, QueriesThatAreNoNumbersStayVisible) {

@@ -15,7 +15,9 @@
 
 #include <ggml.h>
 
+#include "attention/aligned_floats.h"
 #include "attention/attention.h"
+#include "attention/kernels.h"
 #include "cache/codec.h"
 
 namespace pith {
@@ -82,6 +84,12 @@ class TestHead {
   void SetValue(int64_t entry, int dim, float value) {
     auto* values = reinterpret_cast<F16*>(pages_[entry / kPageEntries] + tier_.key_bytes);
     values[entry % kPageEntries * head_dim_ + dim] = ggml_fp32_to_fp16(value);
+  }
+  std::vector<float> Key(int64_t entry) const {
+    std::vector<float> key(head_dim_);
+    key_codec_->Decode(0, pages_[entry / kPageEntries], static_cast<int>(entry % kPageEntries),
+                       key.data());
+    return key;
   }
   HeadView view(int64_t n_chunk) const {
     HeadView head;
@@ -159,6 +167,47 @@ inline std::vector<float> Attend(const Problem& p, int n_threads) {
   plan.Prepare(p.n_tokens);
   RunOnThreads(plan, p, n_threads, out.data());
   return out;
+}
+
+// Scores of the first head's queries, times shape.scale, as the kernels that decode make them,
+// against those of its decoded keys: calls check(query, key, got, want).
+template <class Check>
+void CompareScores(const Problem& p, const Check& check) {
+  const HeadView view = p.heads[0]->view(0);
+  const TierView& tier = view.tiers[0];
+  const int head_dim = p.shape.head_dim;
+  const int group = p.shape.n_heads / p.shape.n_kv_heads;
+  const int64_t n_pages = (tier.n_entries + kPageEntries - 1) / kPageEntries;
+  const AlignedFloats scratch = AllocateFloats(ScratchFloats(head_dim, group));
+  const AlignedFloats scores = AllocateFloats(n_pages * group * kStepEntries);
+  CurrentKernels().score({.pages = tier.pages,
+                          .key_bytes = tier.key_bytes,
+                          .page_bytes = tier.page_bytes,
+                          .keys = tier.keys,
+                          .values = tier.values,
+                          .begin = 0,
+                          .end = tier.n_entries,
+                          .head_dim = head_dim,
+                          .group = group,
+                          .n_tokens = 1,
+                          .q = p.q.data(),
+                          .q_stride = 0,
+                          .scale = p.shape.scale,
+                          .first_visible = tier.n_entries,
+                          .visible_step = 0,
+                          .scratch = scratch.get(),
+                          .state = {}},
+                         scores.get());
+  for (int64_t i = 0; i < tier.n_entries; ++i) {
+    const std::vector<float> key = p.heads[0]->Key(i);
+    for (int r = 0; r < group; ++r) {
+      const float* q = &p.q[size_t{1} * r * head_dim];
+      double want = 0;
+      for (int d = 0; d < head_dim; ++d) want += double{q[d]} * key[d];
+      check(q, key, scores[(i / kPageEntries * group + r) * kStepEntries + i % kPageEntries],
+            want * p.shape.scale);
+    }
+  }
 }
 
 inline std::vector<double> Reference(const Problem& p) {
