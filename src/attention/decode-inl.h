@@ -177,6 +177,39 @@ HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page
   }
 }
 
+// The part of all weights whose values need not be read: an eighth of what rounding a value to its
+// code may be off by, which is 2^-8 of the largest of its dimensions for q8 and 2^-4 for q4. Of f16
+// all are read: at its rounding few pages could be left out, and what is known only after the
+// scores cannot be fetched ahead.
+constexpr float IgnoredShare(CodecId values) {
+  switch (values) {
+    case CodecId::kQ8:
+      return 0x1p-11f;
+    case CodecId::kQ4:
+      return 0x1p-7f;
+    default:
+      return 0;
+  }
+}
+
+// Whether the weights of a step of `count` entries, whose sums are step_sums, are at most e * count
+// / (entries of the run) of those of each row so far, these included, with e = IgnoredShare. What
+// is left out of a run then has at most e of its weights, since sums only grow, but for the factors
+// by which both are multiplied, and in all runs together at most e too: an output is off by at most
+// e times the largest value. A row whose maximum has moved, or that is no number, needs its step.
+template <int R>
+HWY_INLINE bool CanSkip(const Segment& s, int row, int count, const float* HWY_RESTRICT step_sums,
+                        const float* HWY_RESTRICT factors) {
+  const float ignored = IgnoredShare(s.values.id) * static_cast<float>(count);
+  if (ignored == 0) return false;
+  const auto n_entries = static_cast<float>(s.end - s.begin);
+  bool can = true;
+  PITH_UNROLL for (int r = 0; r < R; ++r) {
+    can &= factors[r] == 1.0f && step_sums[r] * n_entries <= ignored * s.state.sum[row + r];
+  }
+  return can;
+}
+
 // What is fetched while the first n_read bytes of the page of `step` are computed with.
 HWY_INLINE Ahead AheadOf(const Segment& s, int64_t step, size_t n_read) {
   const auto page_after = [&](int64_t n) {
@@ -200,6 +233,7 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
     factors[r] = SoftmaxRow(scores + r * kStepEntries, VisibleInStep(s, row + r, step, count),
                             s.state.max[row + r], s.state.sum[row + r], step_sums[r]);
   }
+  if (CanSkip<R>(s, row, count, step_sums, factors)) return;
   float* out = s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim);
   const std::byte* values = page + s.key_bytes;
   const Ahead of_values = ahead + s.key_bytes;

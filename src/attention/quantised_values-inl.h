@@ -238,7 +238,7 @@ HWY_NOINLINE void AccumulateQ8(const std::byte* HWY_RESTRICT part, int slot, int
                                const float* HWY_RESTRICT page_sums,
                                const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
                                const Ahead& ahead) {
-  constexpr int kVectors = std::min(R <= 3 ? 4 : 2, kScaleDims / kLanes);
+  constexpr int kVectors = std::min(R <= 2 ? 4 : 2, kScaleDims / kLanes);
   const int stride = PaddedDim(head_dim);
   const auto* codes = reinterpret_cast<const int8_t*>(part) + slot * head_dim;
   const size_t n_codes = CodeBytes(CodecId::kQ8, PagePart::kValues, head_dim);

@@ -216,6 +216,35 @@ TEST_P(Codecs, NanAndInfinityStayVisible) {
   }
 }
 
+// Values of pages whose weights cannot matter are not read, which NaN in them would show; those of
+// a page that may matter are, and in all an output is off by no more than decode-inl.h says.
+TEST_P(Codecs, ValuesThatCannotMatterAreNotRead) {
+  if (GetParam() == "SCALAR") return;  // converts all pages
+  for (const std::string name : {"q8", "q4"}) {
+    const double ignored = name == "q8" ? 0x1p-11 : 0x1p-7;
+    for (const bool matters : {false, true}) {
+      // Four pages: all weights but `rest` are in the first, and the others share that equally.
+      const double rest = matters ? 2 * ignored : ignored / 2;
+      Problem p = MakeProblem(64, 3, {256}, 1, false, 9, 1.0f, {"f16", name});
+      std::fill(p.q.begin(), p.q.end(), 1.0f);
+      const float size = name == "q8" ? 127.0f / 128 : 1.0f;  // what both codecs say exactly
+      std::vector<float> value(64, size), wrong(64, matters ? -size : kNan);
+      for (int64_t entry = 0; entry < 256; ++entry) {
+        const double score = entry < 64 ? 0 : std::log(rest / 3);
+        const std::vector<float> key(64, static_cast<float>(score / 64 / p.shape.scale));
+        p.heads[0]->Set(entry, key.data(), entry < 64 ? value.data() : wrong.data());
+      }
+      const std::vector<float> out = Attend(p, 1);
+      const double want = matters ? size * (1 - rest) / (1 + rest) : size;
+      for (const float x : out) ASSERT_NEAR(x, want, ignored) << name << matters;
+      if (matters) {
+        const std::vector<double> all = Reference(p);
+        for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], all[i], ignored) << name;
+      }
+    }
+  }
+}
+
 // One entry takes all, wherever it stands: its decoded value is the answer.
 TEST_P(Codecs, OneEntryDominates) {
   for (const char* name : {"q8", "q4"}) {
