@@ -13,7 +13,7 @@ namespace pith {
 //   Gaussian rows this leaves a quarter less squared error than scale = max / 7.
 // Zeros come back as zeros. Nothing wrong becomes a number: 32 dimensions (of q4, the dimensions
 // rotated together) with a NaN or an infinity among them, or too large for a scale (5.2e5 for q4,
-// 8.3e6 for q8), come back as NaN, and so does attention over them.
+// 8.3e6 for q8), come back as NaN, and so does attention over them if they weigh anything.
 class QuantisedCodec : public Codec {
  public:
   // id: kQ8 or kQ4. Throws Error(kInvalidArgument) for a head_dim that is no multiple of 8.
