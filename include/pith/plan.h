@@ -31,6 +31,21 @@ struct Keep {
 // "64MiB", "1.5GiB", "800KB", "4096". Throws Error(kInvalidArgument).
 uint64_t ParseBytes(std::string_view text);
 
+// How a share of what was read is stored once it has left the window.
+struct Tier {
+  std::string key_codec = "f16";  // as Plan::key_codec and value_codec
+  std::string value_codec = "f16";
+  double share = 0;  // (0, 1]
+};
+
+// "f16:10%,q8:15%,pq8x16/q4:50%": KEY/VALUE:SHARE, the best first. One name stands for both, but
+// values beside pq keys are q4. Throws Error(kInvalidArgument) for what is not of this form, and
+// for shares of more than 100% in all.
+std::vector<Tier> ParseTiers(std::string_view text);
+std::string TiersToString(std::span<const Tier> tiers);
+// The fraction that they make together; 1 drops nothing.
+Keep KeepOf(std::span<const Tier> tiers);
+
 // scorer + budget + codecs. The default keeps everything.
 struct Plan {
   Keep keep;
@@ -53,6 +68,12 @@ struct Plan {
   // quantiser with M subspaces (LOOKAT, arXiv 2601.10155), whose codebooks the calibration holds.
   std::string key_codec = "f16";
   std::string value_codec = "f16";
+  // Instead of both codecs: by worth, the best share of what was read is stored by the first, the
+  // next by the second, and what is in none is dropped; keep must be KeepOf(tiers). The budget says
+  // who has the best, as if it kept the first share, then the first two and so on, sinks and window
+  // included. Entries are never moved up, and each takes fewer bytes than one of the tier before
+  // it. At most three, or four where the first is f16. Layers left whole are as the first says.
+  std::vector<Tier> tiers;
   int window = 128;       // the most recent entries, never evicted
   int sinks = 4;          // the first entries, never evicted
   int skip_layers = 0;    // the first layers, left whole
@@ -61,7 +82,10 @@ struct Plan {
   // For "qfilter", "qfilter+", "kvzap", "kvzap+" and "expected_calibrated", and for pq key codecs.
   std::shared_ptr<const Calibration> calibration;
 
-  bool has_codes() const { return key_codec != "f16" || value_codec != "f16"; }
+  bool has_codes() const { return StoredTiers().size() > 1; }
+  // All tiers there are: first the exact one of window and sinks, in f16. Its share is 0 where
+  // nothing else is in it, and each has the share of those before it added.
+  std::vector<Tier> StoredTiers() const;
 };
 
 // What is known of the worths that the plan's scorer gives: evenly spaced quantiles over other

@@ -95,6 +95,9 @@ struct PageCosts {
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
                        int64_t whole_heads, const PageCosts& costs, bool ragged);
 
+// Of a share of what was read, (0, 1]: never fewer than sinks and window.
+int64_t EntriesOfShare(const Plan& plan, double share, int64_t n_read);
+
 // Throws Error(kInvalidArgument) for a plan that makes no sense on any model.
 void CheckPlan(const Plan& plan);
 

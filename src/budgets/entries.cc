@@ -7,6 +7,29 @@
 
 namespace pith {
 
+namespace {
+
+void CheckTiers(const Plan& plan) {
+  for (const Tier& tier : plan.tiers) {
+    if (!(tier.share > 0 && tier.share <= 1)) {
+      Fail(ErrorCode::kInvalidArgument,
+           "a tier with a share of {} makes no sense; use above 0 to 1", tier.share);
+    }
+  }
+  const Keep keep = KeepOf(plan.tiers);
+  if (plan.key_codec != "f16" || plan.value_codec != "f16" || plan.keep.kind != keep.kind ||
+      std::fabs(plan.keep.fraction - keep.fraction) > 1e-9) {
+    Fail(
+        ErrorCode::kInvalidArgument,
+        "the tiers {} keep {}, beside which nothing else is kept and no other codecs are used, but "
+        "the plan says to keep {} as {}/{}",
+        TiersToString(plan.tiers), keep.ToString(), plan.keep.ToString(), plan.key_codec,
+        plan.value_codec);
+  }
+}
+
+}  // namespace
+
 void CheckPlan(const Plan& plan) {
   const int64_t protected_entries = int64_t{plan.sinks} + plan.window;
   if (plan.window < 1 || plan.sinks < 0 || plan.skip_layers < 0) {
@@ -45,11 +68,17 @@ void CheckPlan(const Plan& plan) {
          "but was told to keep {}",
          plan.keep.ToString());
   }
+  if (!plan.tiers.empty()) CheckTiers(plan);
   if (!(plan.head_floor <= 1)) {
     Fail(ErrorCode::kInvalidArgument,
          "a floor of {} of an even share for every head makes no sense; use 0 to 1",
          plan.head_floor);
   }
+}
+
+int64_t EntriesOfShare(const Plan& plan, double share, int64_t n_read) {
+  return std::max(int64_t{plan.sinks} + plan.window,
+                  static_cast<int64_t>(std::ceil(share * static_cast<double>(n_read))));
 }
 
 int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_heads,
@@ -63,9 +92,7 @@ int64_t EntriesPerHead(const Plan& plan, int64_t n_read, int64_t compressed_head
     case Keep::Kind::kEntries:
       return plan.keep.entries;
     case Keep::Kind::kFraction:
-      return std::max(
-          protected_entries,
-          static_cast<int64_t>(std::ceil(plan.keep.fraction * static_cast<double>(n_read))));
+      return EntriesOfShare(plan, plan.keep.fraction, n_read);
     case Keep::Kind::kBytes:
       break;
   }

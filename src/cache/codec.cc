@@ -77,23 +77,40 @@ std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim) {
   UnknownCodec("value", name, "f16, q8 and q4");
 }
 
-std::vector<TierCodecs> MakeTiers(std::string_view key_codec, std::string_view value_codec,
-                                  int head_dim, const PqCodebooks* codebooks) {
-  std::vector<TierCodecs> tiers = {
-      {MakeKeyCodec("f16", head_dim), MakeValueCodec("f16", head_dim)}};
-  TierCodecs coded = {MakeKeyCodec(key_codec, head_dim, codebooks),
-                      MakeValueCodec(value_codec, head_dim)};
-  if (key_codec != "f16" || value_codec != "f16") tiers.push_back(std::move(coded));
-  return tiers;
+std::vector<TierCodecs> MakeTiers(std::span<const Tier> tiers, int head_dim,
+                                  const PqCodebooks* codebooks) {
+  BytesOfTiers(tiers, head_dim);
+  std::vector<TierCodecs> codecs;
+  for (const Tier& tier : tiers) {
+    codecs.push_back({MakeKeyCodec(tier.key_codec, head_dim, codebooks),
+                      MakeValueCodec(tier.value_codec, head_dim)});
+  }
+  return codecs;
 }
 
-TierBytes BytesOfTier(std::string_view key_codec, std::string_view value_codec, int head_dim) {
-  const size_t values = MakeValueCodec(value_codec, head_dim)->PageBytes();
-  if (const auto shape = PqShapeFor(key_codec, head_dim)) {
-    return {kPageEntries * static_cast<size_t>(shape->key_bytes()) + values,
-            PqCodebook::Bytes(*shape, head_dim)};
+std::vector<TierBytes> BytesOfTiers(std::span<const Tier> tiers, int head_dim) {
+  if (tiers.size() > kMaxTiers) {
+    Fail(ErrorCode::kInvalidArgument,
+         "{} tiers, the exact one of window and sinks included, expected at most {}", tiers.size(),
+         kMaxTiers);
   }
-  return {MakeKeyCodec(key_codec, head_dim)->PageBytes() + values};
+  std::vector<TierBytes> bytes;
+  for (const Tier& tier : tiers) {
+    TierBytes& of_tier = bytes.emplace_back();
+    of_tier.page = MakeValueCodec(tier.value_codec, head_dim)->PageBytes();
+    if (const auto shape = PqShapeFor(tier.key_codec, head_dim)) {
+      of_tier.page += kPageEntries * static_cast<size_t>(shape->key_bytes());
+      of_tier.codebooks_per_head = PqCodebook::Bytes(*shape, head_dim);
+    } else {
+      of_tier.page += MakeKeyCodec(tier.key_codec, head_dim)->PageBytes();
+    }
+    const size_t before = bytes.size() > 1 ? bytes[bytes.size() - 2].page : of_tier.page + 1;
+    if (of_tier.page < before) continue;
+    Fail(ErrorCode::kInvalidArgument,
+         "tiers get smaller from first to last, but {}/{} takes {} bytes an entry after one of {}",
+         tier.key_codec, tier.value_codec, of_tier.page / kPageEntries, before / kPageEntries);
+  }
+  return bytes;
 }
 
 }  // namespace pith

@@ -3,12 +3,13 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "base/matrix_view.h"
 #include "cache/layout.h"
-#include "pith/calibration.h"
+#include "pith/plan.h"
 
 namespace pith {
 
@@ -48,15 +49,16 @@ struct TierCodecs {
   size_t page_bytes() const { return keys->PageBytes() + values->PageBytes(); }
 };
 
-// Tier 0, which is f16, and one of the codecs named, unless both are f16. Throws as above.
-std::vector<TierCodecs> MakeTiers(std::string_view key_codec, std::string_view value_codec,
-                                  int head_dim, const PqCodebooks* codebooks = nullptr);
+// As Plan::StoredTiers names them. Throws as above, and where they are too many or one does not
+// take fewer bytes than the one before it.
+std::vector<TierCodecs> MakeTiers(std::span<const Tier> tiers, int head_dim,
+                                  const PqCodebooks* codebooks = nullptr);
 
 // What a tier takes, known without codebooks. Throws as above but for these.
 struct TierBytes {
   size_t page = 0;                // keys and values of 64 entries
   size_t codebooks_per_head = 0;  // in memory
 };
-TierBytes BytesOfTier(std::string_view key_codec, std::string_view value_codec, int head_dim);
+std::vector<TierBytes> BytesOfTiers(std::span<const Tier> tiers, int head_dim);
 
 }  // namespace pith

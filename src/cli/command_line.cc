@@ -74,6 +74,15 @@ void CommandLine::List(const std::string& names, std::vector<std::string>& value
       ->capture_default_str();
 }
 
+void CommandLine::Repeated(const std::string& names, std::vector<std::string>& values,
+                           const std::string& meta, const std::string& help) {
+  impl_->app.add_option(names, values, help)
+      ->group(impl_->group)
+      ->type_name(meta)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
 void CommandLine::Files(const std::string& names, std::vector<std::string>& files,
                         const std::string& help) {
   impl_->app.add_option(names, files, help)->group(impl_->group)->type_name("FILES");
@@ -91,6 +100,10 @@ void CommandLine::OptionalPositional(const std::string& name, std::string& value
 void CommandLine::Positionals(const std::string& name, std::vector<std::string>& values,
                               const std::string& help) {
   impl_->app.add_option(name, values, help)->required()->type_name("");
+}
+
+void CommandLine::Exclude(const std::string& name, const std::string& other) {
+  impl_->app.get_option(name)->excludes(impl_->app.get_option(other));
 }
 
 void CommandLine::Footer(const std::string& text) { impl_->app.footer(text); }

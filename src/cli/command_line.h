@@ -53,6 +53,9 @@ class CommandLine {
   // "a,b,c", or the flag several times.
   void List(const std::string& names, std::vector<std::string>& values, const std::string& meta,
             const std::string& help);
+  // The flag several times, each with a value of its own, commas and all.
+  void Repeated(const std::string& names, std::vector<std::string>& values, const std::string& meta,
+                const std::string& help);
   // Takes every argument up to the next flag.
   void Files(const std::string& names, std::vector<std::string>& files, const std::string& help);
   // Required, in the order they are added.
@@ -62,6 +65,8 @@ class CommandLine {
   // One or more, the last one.
   void Positionals(const std::string& name, std::vector<std::string>& values,
                    const std::string& help);
+  // Two flags that are not given together, by their longest names.
+  void Exclude(const std::string& name, const std::string& other);
   // Text after the list of flags.
   void Footer(const std::string& text);
 

@@ -92,9 +92,9 @@ void EvalFlags::Check() const {
   }
   for (const std::string& window : lists_.windows) {
     for (const std::string& scorer : lists_.scorers) {
-      const PlanFlags flags =
-          plan_.With(ParseNamed("--scorer", scorer).first, ParseWindow(window), "", "f16", "f16");
-      for (const std::string& keep : lists_.keeps) flags.Check(keep);
+      for (const Storage& storage : Storages()) {
+        plan_.With(ParseNamed("--scorer", scorer).first, ParseWindow(window), "", storage).Check();
+      }
     }
   }
 }
@@ -121,43 +121,55 @@ void EvalFlags::CheckLengths(int64_t low, int64_t high, const std::string& why) 
 std::vector<TriedPlan> EvalFlags::Plans(const Model& model, const SessionOptions& options) const {
   if (tries_ == Tries::kKeyCodecs) return KeyCodecs(model);
   std::vector<TriedPlan> plans;
+  const std::vector<Storage> storages = Storages();
   if (tries_ != Tries::kScorers) plans.push_back({Plan(), ""});
   for (const std::string& text : lists_.scorers) {
     const auto [scorer, calibration] = ParseNamed("--scorer", text);
     std::shared_ptr<const Calibration> shared;
     for (const std::string& window : lists_.windows) {
-      for (const std::string& keep : lists_.keeps) {
-        for (const std::string& key_codec : lists_.key_codecs) {
-          for (const std::string& value_codec : lists_.value_codecs) {
-            TriedPlan tried;
-            tried.calibration = calibration;
-            tried.plan =
-                plan_.With(scorer, ParseWindow(window), calibration, key_codec, value_codec)
-                    .ForModel(model, model_.File(), keep);
-            // One for all of a scorer's plans where it can be, which is how it is known that one
-            // judgement serves them.
-            if (shared && HoldsFor(*shared, tried.plan)) tried.plan.calibration = shared;
-            shared = tried.plan.calibration;
-            for (const std::string& budget : lists_.budgets) {
-              tried.plan.budget = budget;
-              if (tries_ == Tries::kScorers) {
-                tried.plan.keep.kind = Keep::Kind::kFraction;
-                tried.plan.keep.fraction = 1;
-                tried.plan.budget = "uniform";
-              }
-              if (while_reading_ && tried.evicts()) {
-                const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
-                tried.plan.chunkwise = tried.plan.chunkwise || repeats;
-              }
-              MakeSession(model, tried.plan, options);  // refuses before the first minute
-              plans.push_back(tried);
-            }
+      for (const Storage& storage : storages) {
+        TriedPlan tried;
+        tried.calibration = calibration;
+        tried.plan = plan_.With(scorer, ParseWindow(window), calibration, storage)
+                         .ForModel(model, model_.File());
+        // One for all of a scorer's plans where it can be, which is how it is known that one
+        // judgement serves them.
+        if (shared && HoldsFor(*shared, tried.plan)) tried.plan.calibration = shared;
+        shared = tried.plan.calibration;
+        for (const std::string& budget : lists_.budgets) {
+          tried.plan.budget = budget;
+          if (tries_ == Tries::kScorers) {
+            tried.plan.keep.kind = Keep::Kind::kFraction;
+            tried.plan.keep.fraction = 1;
+            tried.plan.budget = "uniform";
           }
+          if (while_reading_ && tried.evicts()) {
+            const bool repeats = MakeScorer(tried.plan, model.info())->needs().repeat_pass;
+            tried.plan.chunkwise = tried.plan.chunkwise || repeats;
+          }
+          MakeSession(model, tried.plan, options);  // refuses before the first minute
+          plans.push_back(tried);
         }
       }
     }
   }
   return plans;
+}
+
+std::vector<Storage> EvalFlags::Storages() const {
+  std::vector<Storage> storages;
+  for (const std::string& tiers : lists_.tiers) {
+    storages.emplace_back().tiers = tiers;
+  }
+  if (!storages.empty()) return storages;
+  for (const std::string& keep : lists_.keeps) {
+    for (const std::string& key_codec : lists_.key_codecs) {
+      for (const std::string& value_codec : lists_.value_codecs) {
+        storages.push_back({keep, key_codec, value_codec, ""});
+      }
+    }
+  }
+  return storages;
 }
 
 std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
@@ -167,7 +179,7 @@ std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
     if (file.empty()) return plan_.CalibrationFor(plan, model, model_.File());
     std::shared_ptr<const Calibration>& calibration = loaded[file];
     if (!calibration) {
-      calibration = plan_.With(plan.scorer, plan.window, file, "f16", "f16")
+      calibration = plan_.With(plan.scorer, plan.window, file, Storage())
                         .CalibrationFor(plan, model, model_.File());
     }
     return calibration;
@@ -294,7 +306,11 @@ std::vector<std::string> PlanCells(const TriedPlan& tried, int64_t length) {
     const std::string file =
         tried.calibration.empty() ? "" : "@" + fs::path(tried.calibration).filename().string();
     std::string name = tried.evicts() ? plan.scorer + file : "all entries";
-    if (plan.has_codes()) name += fmt::format(", {}/{}", plan.key_codec, plan.value_codec);
+    if (!plan.tiers.empty()) {
+      name += ", " + TiersToString(plan.tiers);
+    } else if (plan.has_codes()) {
+      name += fmt::format(", {}/{}", plan.key_codec, plan.value_codec);
+    }
     cells.insert(cells.end(), {name, plan.keep.ToString(), tried.evicts() ? plan.budget : "",
                                fmt::format("{}", plan.window)});
   }

@@ -71,6 +71,8 @@ class EvalFlags {
 
  private:
   std::vector<TriedPlan> KeyCodecs(const Model& model) const;
+  // All that the lists say.
+  std::vector<Storage> Storages() const;
 
   Tries tries_;
   ModelFlags model_;
@@ -80,7 +82,8 @@ class EvalFlags {
                       {Plan().budget},
                       {std::to_string(Plan().window)},
                       {Plan().key_codec},
-                      {Plan().value_codec}};
+                      {Plan().value_codec},
+                      {}};
   std::vector<std::string> lengths_ = {"2048"};
   std::string out_;
   uint64_t seed_ = 42;
@@ -183,6 +186,7 @@ TrialRecord<Outcome> RecordOf(const Cell<Outcome>& cell, int trial, const Outcom
     record.window = plan.window;
     record.key_codec = plan.key_codec;
     record.value_codec = plan.value_codec;
+    record.tiers = TiersToString(plan.tiers);
   }
   record.outcome = outcome;
   return record;

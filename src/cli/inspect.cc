@@ -105,6 +105,7 @@ std::string PlanLine(const Plan& plan) {
   std::string line =
       fmt::format("keep {} by {}, budget {}, window {}, sinks {}", plan.keep.ToString(),
                   plan.scorer, plan.budget, plan.window, plan.sinks);
+  if (!plan.tiers.empty()) line += ", tiers " + TiersToString(plan.tiers);
   if (plan.skip_layers > 0) line += fmt::format(", first {} layers whole", plan.skip_layers);
   if (plan.chunkwise) line += ", chunk by chunk";
   return line;

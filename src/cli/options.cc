@@ -154,6 +154,11 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
             "how keys are stored once they have left the window, each tried in turn: f16, q8, q4, "
             "or pq8xM and pq4xM, for which the calibration needs codebooks");
   line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values: f16, q8, q4");
+  line.Repeated("--tiers", lists.tiers, "SPEC",
+                "instead of --keep and codecs, what is kept as what: KEYS/VALUES:SHARE, the best "
+                "first, the rest dropped (f16:10%,q8:15%,pq8x16/q4:50%); given again, another one "
+                "to try");
+  ExcludeTiers(line);
   AddRestTo(line);
 }
 
@@ -176,12 +181,14 @@ void PlanFlags::AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_
 }
 
 PlanFlags PlanFlags::With(const std::string& scorer, int window, const std::string& calibration,
-                          const std::string& key_codec, const std::string& value_codec) const {
+                          const Storage& storage) const {
   PlanFlags flags = *this;
   flags.plan_.scorer = scorer;
   flags.plan_.window = window;
-  flags.plan_.key_codec = key_codec;
-  flags.plan_.value_codec = value_codec;
+  flags.keep_ = storage.keep;
+  flags.plan_.key_codec = storage.key_codec;
+  flags.plan_.value_codec = storage.value_codec;
+  flags.tiers_ = storage.tiers;
   if (!calibration.empty()) flags.calibration_ = calibration;
   return flags;
 }
@@ -224,10 +231,19 @@ void PlanFlags::AddRestTo(CommandLine& line) {
 
 void PlanFlags::AddCodecsTo(CommandLine& line) {
   line.Option(
+      "--tiers", tiers_, "SPEC",
+      "instead of --keep and codecs, what is kept as what: KEYS/VALUES:SHARE, the best first, "
+      "the rest dropped (f16:10%,q8:15%,pq8x16/q4:50%)");
+  line.Option(
       "--key-codec", plan_.key_codec, "NAME",
       "how keys are stored once they have left the window: f16, q8, q4, or pq8xM and pq4xM, "
       "for which the calibration needs codebooks");
   line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values: f16, q8, q4");
+  ExcludeTiers(line);
+}
+
+void PlanFlags::ExcludeTiers(CommandLine& line) {
+  for (const char* flag : {"--keep", "--key-codec", "--value-codec"}) line.Exclude("--tiers", flag);
 }
 
 void PlanFlags::AddCalibrationTo(CommandLine& line) {
@@ -240,7 +256,8 @@ void PlanFlags::AddCalibrationTo(CommandLine& line) {
 Plan PlanFlags::Parsed(const std::string& keep) const {
   return AsUsage([&] {
     Plan plan = plan_;
-    plan.keep = Keep::Parse(keep);
+    plan.tiers = tiers_.empty() ? std::vector<Tier>() : ParseTiers(tiers_);
+    plan.keep = tiers_.empty() ? Keep::Parse(keep) : KeepOf(plan.tiers);
     if (!kv_limit_.empty()) plan.kv_limit = ParseBytes(kv_limit_);
     CheckAtLeast("--window", plan.window, 1);
     CheckAtLeast("--sinks", plan.sinks, 0);
@@ -297,8 +314,8 @@ std::shared_ptr<const Calibration> PlanFlags::CalibrationFor(
 
 void PlanFlags::RefuseBeside(const std::string& snapshot, const CommandLine& line) const {
   for (const char* flag :
-       {"--keep", "--scorer", "--budget", "--head-floor", "--chunkwise", "--window", "--sinks",
-        "--skip-layers", "--key-codec", "--value-codec", "--kv-limit"}) {
+       {"--keep", "--tiers", "--scorer", "--budget", "--head-floor", "--chunkwise", "--window",
+        "--sinks", "--skip-layers", "--key-codec", "--value-codec", "--kv-limit"}) {
     if (line.Given(flag)) {
       throw UsageError(fmt::format(
           "{} is for reading a document; {} is a snapshot and has its own plan (see pith inspect)",

@@ -41,10 +41,19 @@ struct PlanLists {
   std::vector<std::string> windows;
   std::vector<std::string> key_codecs;
   std::vector<std::string> value_codecs;
+  std::vector<std::string> tiers;  // in place of keeps and codecs
 };
 
-// --keep --scorer --budget --head-floor --chunkwise --window --sinks --skip-layers --key-codec
-// --value-codec --calibration --kv-limit
+// How much stays and as what: a keep and codecs, or tiers.
+struct Storage {
+  std::string keep;
+  std::string key_codec = Plan().key_codec;
+  std::string value_codec = Plan().value_codec;
+  std::string tiers;
+};
+
+// --keep --tiers --scorer --budget --head-floor --chunkwise --window --sinks --skip-layers
+// --key-codec --value-codec --calibration --kv-limit
 class PlanFlags {
  public:
   explicit PlanFlags(std::string default_keep = "100%", std::string default_scorer = Plan().scorer)
@@ -60,9 +69,9 @@ class PlanFlags {
   void AddScorersTo(CommandLine& line, std::vector<std::string>& scorers);
   // --key-codec and --calibration only, for verbs that measure keys by themselves.
   void AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_codecs);
-  // These flags with another scorer, window and codecs and, unless it is empty, calibration.
+  // These flags with another scorer, window and storage and, unless it is empty, calibration.
   PlanFlags With(const std::string& scorer, int window, const std::string& calibration,
-                 const std::string& key_codec, const std::string& value_codec) const;
+                 const Storage& storage) const;
 
   // Throws UsageError when one of them was given although `snapshot` brings its own plan; a
   // calibration it does not bring.
@@ -97,10 +106,13 @@ class PlanFlags {
   void AddCalibrationTo(CommandLine& line);
   void AddRestTo(CommandLine& line);
   void AddCodecsTo(CommandLine& line);
+  // Tiers and what they are in place of.
+  static void ExcludeTiers(CommandLine& line);
   Plan Parsed(const std::string& keep) const;
   std::shared_ptr<const Calibration> GivenCalibration(const Model& model) const;
 
   std::string keep_;
+  std::string tiers_;  // empty: keep_ and the plan's codecs
   Plan plan_;
   std::string head_floor_;
   std::string calibration_;

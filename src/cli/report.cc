@@ -107,6 +107,7 @@ void AddPlan(nlohmann::ordered_json& json, const Plan& plan) {
   json["skip_layers"] = plan.skip_layers;
   json["key_codec"] = plan.key_codec;
   json["value_codec"] = plan.value_codec;
+  if (!plan.tiers.empty()) json["tier_shares"] = TiersToString(plan.tiers);
 }
 
 std::string_view StopName(StopReason stop) {

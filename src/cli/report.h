@@ -26,7 +26,7 @@ void AddTiers(nlohmann::ordered_json& json, const std::vector<TierStats>& tiers)
 // `kv_bytes_full`, `tiers`.
 void AddCacheStats(nlohmann::ordered_json& json, const CacheStats& stats);
 // `keep`; `scorer`, `budget` (null when everything is kept), `head_floor` (null: the budget's own);
-// `chunkwise`, `window`, `sinks`, `skip_layers`, codecs.
+// `chunkwise`, `window`, `sinks`, `skip_layers`, codecs, and `tier_shares` where there are any.
 void AddPlan(nlohmann::ordered_json& json, const Plan& plan);
 std::string_view StopName(StopReason stop);       // "end", "length", "context", "cancelled"
 double PerSecond(int64_t count, double seconds);  // 0 when there was no time

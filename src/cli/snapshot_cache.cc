@@ -55,9 +55,10 @@ void MakeFolder(const fs::path& folder) {
 }
 
 std::string PlanText(const Plan& plan) {
-  return fmt::format("{}|{}|{}|{:a}|{}|{}|{}|{}|{}|{}|{}|{}", plan.keep.ToString(), plan.scorer,
+  const std::string tiers = plan.tiers.empty() ? "" : "|" + TiersToString(plan.tiers);
+  return fmt::format("{}|{}|{}|{:a}|{}|{}|{}|{}|{}|{}|{}|{}{}", plan.keep.ToString(), plan.scorer,
                      plan.budget, plan.head_floor, plan.chunkwise, plan.key_codec, plan.value_codec,
-                     plan.window, plan.sinks, plan.skip_layers, plan.seed, plan.kv_limit);
+                     plan.window, plan.sinks, plan.skip_layers, plan.seed, plan.kv_limit, tiers);
 }
 
 void Tell(const std::string& sentence) { fmt::print(stderr, "pith: {}\n", sentence); }

@@ -76,7 +76,11 @@ std::vector<CalibrationPart> PartsOfScorer(const Plan& plan) {
 
 std::vector<CalibrationPart> PartsOfCodecs(const Plan& plan) {
   std::vector<CalibrationPart> parts;
-  if (ParsePqShape(plan.key_codec)) parts.push_back(Codebooks(plan.key_codec));
+  for (const Tier& tier : plan.StoredTiers()) {
+    CalibrationPart part = Codebooks(tier.key_codec);
+    const bool is_new = std::ranges::find(parts, part.name, &CalibrationPart::name) == parts.end();
+    if (ParsePqShape(tier.key_codec) && is_new) parts.push_back(std::move(part));
+  }
   return parts;
 }
 

@@ -21,12 +21,22 @@ std::string Differ(std::string_view what, const auto& of_session, const auto& of
   return fmt::format("the {} '{}', the session has '{}'", what, of_fork, of_session);
 }
 
+// "q8/q8, pq8x16/q4", of what has left the window.
+std::string CodecNames(const Plan& plan) {
+  std::string names;
+  const std::vector<Tier> tiers = plan.StoredTiers();
+  for (const Tier& tier : std::span(tiers).subspan(tiers.size() > 1 ? 1 : 0)) {
+    names += fmt::format("{}{}/{}", names.empty() ? "" : ", ", tier.key_codec, tier.value_codec);
+  }
+  return names;
+}
+
 // What two plans differ in that a fork must share with its session where that has codes; empty if
 // nothing.
 std::string CodecDifference(const Plan& a, const Plan& b) {
   if (!a.has_codes()) return "";
-  if (a.key_codec != b.key_codec) return Differ("key codec", a.key_codec, b.key_codec);
-  if (a.value_codec != b.value_codec) return Differ("value codec", a.value_codec, b.value_codec);
+  const std::string of_a = CodecNames(a), of_b = CodecNames(b);
+  if (of_a != of_b) return Differ("codecs", of_a, of_b);
   return SameParts(PartsOfCodecs(a), a, b) ? "" : "other codebooks";
 }
 

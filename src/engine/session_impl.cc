@@ -46,8 +46,7 @@ std::vector<TierCodecs> TiersOf(const Plan& plan, const ModelInfo& model) {
     plan.calibration->CheckFits(model);
     if (plan.calibration->codebooks) codebooks = plan.calibration->CodebooksFor(model);
   }
-  return MakeTiers(plan.key_codec, plan.value_codec, model.head_dim,
-                   codebooks ? &*codebooks : nullptr);
+  return MakeTiers(plan.StoredTiers(), model.head_dim, codebooks ? &*codebooks : nullptr);
 }
 
 }  // namespace
@@ -66,7 +65,12 @@ Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOpt
             std::move(tiers), plan.kv_limit),
       runner_(model, n_threads),
       scorer_(MakeScorer(plan, model.info())),
-      budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())) {
+      budget_(MakeBudget(plan, scorer_ && scorer_->comparable_across_heads())),
+      tiers_(plan.StoredTiers()) {
+  // What has no number of entries says nothing of who is best.
+  tier_budget_ = budget_->name() == "threshold"
+                     ? std::make_unique<ShareBudget>("global", Sharing::kAll, 0)
+                     : MakeBudget(plan, scorer_ && scorer_->comparable_across_heads());
   const int64_t compressed_heads =
       int64_t{model.info().n_layers - plan.skip_layers} * model.info().n_kv_heads;
   if (compressed_heads > 0 && Steers(plan)) {
@@ -273,10 +277,54 @@ void Session::Impl::Settle(int64_t n_total, int64_t slack) {
   times.settle_s += Now() - begin;
 }
 
-void Session::Impl::StoreCodes(int64_t slack) {
+void Session::Impl::StoreCodes(int64_t n_total, int64_t slack) {
   if (cache.n_tiers() == 1) return;
   if (n_read - n_stored < slack && n_settled < n_read) return;
   const double begin = Now();
+  const double judge_before = times.judge_s;
+  // The last first, so that nothing is encoded twice.
+  for (int tier = cache.n_tiers() - 2; tier >= 0; --tier) {
+    if (tiers_[tier].share > 0) MoveBelow(tier, n_total);
+  }
+  if (tiers_[0].share == 0) MoveExact();
+  n_stored = n_read;
+  times.settle_s += Now() - begin - (times.judge_s - judge_before);
+}
+
+void Session::Impl::MoveBelow(int tier, int64_t n_total) {
+  const ModelInfo& info = model.info();
+  candidates_.clear();
+  std::vector<int32_t> begins;  // of these tiers among all entries of a head
+  int64_t n_entries = 0;
+  for (int layer = plan.skip_layers; layer < info.n_layers; ++layer) {
+    for (int h = 0; h < info.n_kv_heads; ++h) {
+      int64_t n = 0;
+      for (int t = 0; t <= tier; ++t) n += cache.n_entries(layer, h, t);
+      HeadEntries entries = cache.Entries(layer, h);
+      begins.push_back(static_cast<int32_t>(std::ssize(entries.positions) - n));
+      entries.positions = entries.positions.last(static_cast<size_t>(n));
+      entries.worth = entries.worth.last(static_cast<size_t>(n));
+      candidates_.push_back(entries);
+      n_entries += n;
+    }
+  }
+  BudgetLimits limits;
+  limits.sinks = plan.sinks;
+  limits.window_begin = static_cast<int32_t>(n_read - plan.window);
+  limits.total = EntriesOfShare(plan, tiers_[tier].share, n_total) * std::ssize(candidates_);
+  limits.head_floor = plan.head_floor;
+  if (n_entries <= limits.total) return;
+  JudgeWholeLayers();
+  tier_budget_->Allocate(candidates_, limits, verdicts_);
+  ForEachIndex(info.n_layers - plan.skip_layers, n_threads, [&](int layer) {
+    for (int i = layer * info.n_kv_heads; i < (layer + 1) * info.n_kv_heads; ++i) {
+      for (int32_t& index : verdicts_[i]) index += begins[i];
+      cache.MoveDown(candidates_[i].layer, candidates_[i].kv_head, verdicts_[i], tier + 1);
+    }
+  });
+}
+
+void Session::Impl::MoveExact() {
   const CacheShape& shape = cache.shape();
   ForEachIndex(shape.n_layers, n_threads, [&](int layer) {
     std::vector<int32_t> left;
@@ -293,14 +341,12 @@ void Session::Impl::StoreCodes(int64_t slack) {
       cache.MoveDown(layer, h, left, 1);
     }
   });
-  n_stored = n_read;
-  times.settle_s += Now() - begin;
 }
 
 void Session::Impl::SettleNow() {
   JudgeWholeLayers();
   Settle(n_read, 0);
-  StoreCodes(0);
+  StoreCodes(n_read, 0);
   cache.Trim();
 }
 
@@ -441,11 +487,11 @@ void Session::Impl::Read(std::span<const Token> text, const ReadOptions& options
     if (options.pin) continue;
     if (!judges) {
       Settle(n_total, 0);
-      StoreCodes(0);
+      StoreCodes(n_total, 0);
     } else if (is_last || (chunkwise && n_read - n_judged >= kRepeatChunk)) {
       JudgeByRepeating(report);
       Settle(n_total, 0);
-      StoreCodes(0);
+      StoreCodes(n_total, 0);
       cache.Trim();
     }
   }
@@ -473,7 +519,7 @@ void Session::Impl::EndNext(Token token, std::span<const float> logits_after) {
   // What a repeat pass has not judged yet stays as it is until the next Read.
   if (Repeats()) return;
   Settle(n_read, kDecodeSlack);
-  StoreCodes(2 * kDecodeSlack);
+  StoreCodes(n_read, 2 * kDecodeSlack);
 }
 
 void Session::Impl::Next(Token token) {

@@ -124,14 +124,21 @@ class Session::Impl {
   // Evicts down to what the plan allows after `n_total` tokens, once heads are `slack` above it on
   // average, or a threshold has not been applied for `slack` tokens.
   void Settle(int64_t n_total, int64_t slack);
-  // Makes codes of what has left the window and is neither a sink nor pinned, in every layer, if it
-  // was just decided what stays, or of what `slack` tokens have pushed out.
-  void StoreCodes(int64_t slack);
+  // Moves what has left the window, and is neither a sink nor pinned, down to the tiers that the
+  // plan has for it after `n_total` tokens, if it was just decided what stays, or once `slack`
+  // tokens were read.
+  void StoreCodes(int64_t n_total, int64_t slack);
+  // What is in `tier`, or before it, and is not among the best that may stay there.
+  void MoveBelow(int tier, int64_t n_total);
+  // All of the exact tier.
+  void MoveExact();
   bool Compressed(int layer) const { return scorer_ && layer >= plan.skip_layers; }
 
   Runner runner_;
   std::unique_ptr<Scorer> scorer_;  // null: everything is kept
   std::unique_ptr<Budget> budget_;
+  std::unique_ptr<Budget> tier_budget_;  // which says who is in which tier
+  std::vector<Tier> tiers_;              // Plan::StoredTiers
   std::unique_ptr<LogitsHead> head_;
   std::vector<HeadEntries> candidates_;  // of Settle, kept to reuse their memory
   Verdicts verdicts_;

@@ -29,10 +29,14 @@ SnapshotManifest ManifestOf(const Session::Impl& session,
   manifest.text_begin = session.text_begin;
   manifest.n_settled = session.n_settled;
   if (session.steering) manifest.worths = session.steering->knowledge();
+  const int n_tiers = session.cache.n_tiers();
+  manifest.coded.resize(static_cast<size_t>(n_tiers - 1));
   for (int layer = 0; layer < info.n_layers; ++layer) {
     for (int h = 0; h < info.n_kv_heads; ++h) {
       manifest.entries.push_back(session.cache.n_entries(layer, h));
-      if (session.plan.has_codes()) manifest.coded.push_back(session.cache.n_entries(layer, h, 1));
+      for (int tier = 1; tier < n_tiers; ++tier) {
+        manifest.coded[tier - 1].push_back(session.cache.n_entries(layer, h, tier));
+      }
     }
   }
   manifest.n_stored = session.n_stored;

@@ -129,11 +129,7 @@ SnapshotFile SnapshotFile::Parse(std::span<const std::byte> bytes, std::string n
   file.manifest_ =
       ParseManifest({reinterpret_cast<const char*>(text.data()), text.size()}, file.name_);
   const Plan& plan = file.manifest_.plan;
-  const int head_dim = file.manifest_.shape.head_dim;
-  file.tier_bytes_.push_back(BytesOfTier("f16", "f16", head_dim));
-  if (plan.has_codes()) {
-    file.tier_bytes_.push_back(BytesOfTier(plan.key_codec, plan.value_codec, head_dim));
-  }
+  file.tier_bytes_ = BytesOfTiers(plan.StoredTiers(), file.manifest_.shape.head_dim);
   file.CheckLayout();
   return file;
 }
@@ -226,8 +222,12 @@ void SnapshotFile::CheckLayout() const {
 }
 
 std::array<int64_t, kMaxTiers> SnapshotFile::EntriesByTier(size_t head) const {
-  const int64_t coded = manifest_.coded.empty() ? 0 : manifest_.coded[head];
-  return {manifest_.entries[head] - coded, coded};
+  std::array<int64_t, kMaxTiers> n = {manifest_.entries[head]};
+  for (size_t t = 0; t < manifest_.coded.size(); ++t) {
+    n[t + 1] = manifest_.coded[t][head];
+    n[0] -= n[t + 1];
+  }
+  return n;
 }
 
 const SnapshotManifest::Section& SnapshotFile::Section(SnapshotPart part) const {
@@ -298,9 +298,9 @@ std::span<const int32_t> SnapshotFile::tokens() const {
 std::span<const float> SnapshotFile::logits() const { return Values<float>(SnapshotPart::kLogits); }
 
 std::vector<TierStats> SnapshotFile::tiers() const {
-  std::vector<TierStats> tiers = {{"f16", "f16"}};
-  if (manifest_.plan.has_codes()) {
-    tiers.push_back({manifest_.plan.key_codec, manifest_.plan.value_codec});
+  std::vector<TierStats> tiers;
+  for (const Tier& tier : manifest_.plan.StoredTiers()) {
+    tiers.push_back({tier.key_codec, tier.value_codec});
   }
   for (size_t head = 0; head < manifest_.entries.size(); ++head) {
     const auto by_tier = EntriesByTier(head);

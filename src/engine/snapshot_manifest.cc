@@ -37,6 +37,7 @@ class Fields {
     if (!json_.is_object()) Refuse("is not an object");
   }
 
+  bool Has(const char* key) const { return json_.contains(key); }
   const Json& Any(const char* key) const {
     const auto found = json_.find(key);
     if (found == json_.end()) Refuse(fmt::format("has no \"{}\"", key));
@@ -152,10 +153,12 @@ Plan ParsePlan(const Fields& fields, int head_dim, const std::string& name) {
     Fail(ErrorCode::kFormat, "{}: the plan saved in it has an unknown scorer {}", name,
          Printable(plan.scorer));
   }
+  const std::string tiers = fields.Has("tiers") ? fields.String("tiers") : "";
   try {
+    if (!tiers.empty()) plan.tiers = ParseTiers(tiers);
     CheckPlan(plan);
     MakeBudget(plan, true);
-    BytesOfTier(plan.key_codec, plan.value_codec, head_dim);
+    BytesOfTiers(plan.StoredTiers(), head_dim);
   } catch (const Error& e) {
     Fail(ErrorCode::kFormat, "{}: the plan saved in it makes no sense: {}", name, e.what());
   }
@@ -215,6 +218,7 @@ std::string ManifestText(const SnapshotManifest& manifest) {
     json["worths"] = {{"quantiles", manifest.worths->quantiles},
                       {"weight", manifest.worths->weight}};
   }
+  if (!plan.tiers.empty()) json["plan"]["tiers"] = TiersToString(plan.tiers);
   if (plan.has_codes()) {
     json["codes"] = {{"entries", manifest.coded}, {"n_stored", manifest.n_stored}};
   }
@@ -263,12 +267,21 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   if (manifest.plan.has_codes()) {
     const Fields codes = fields.Object("codes");
     manifest.n_stored = codes.Int("n_stored", 0, manifest.n_read);
-    const Json& coded = codes.Array("entries");
-    if (coded.size() != entries.size()) {
-      codes.Refuse(fmt::format("count those of {} heads, expected {}", coded.size(), n_heads));
+    const Json& tiers = codes.Array("entries");
+    const size_t n_tiers = manifest.plan.StoredTiers().size() - 1;
+    if (tiers.size() != n_tiers) {
+      codes.Refuse(fmt::format("count those of {} tiers, expected {}", tiers.size(), n_tiers));
     }
-    for (size_t i = 0; i < coded.size(); ++i) {
-      manifest.coded.push_back(codes.Int(coded[i], "entries", 0, manifest.entries[i]));
+    std::vector<int64_t> left = manifest.entries;
+    for (const Json& tier : tiers) {
+      if (!tier.is_array() || tier.size() != entries.size()) {
+        codes.Refuse(fmt::format("do not count those of {} heads in each tier", n_heads));
+      }
+      std::vector<int64_t>& coded = manifest.coded.emplace_back();
+      for (size_t i = 0; i < tier.size(); ++i) {
+        coded.push_back(codes.Int(tier[i], "entries", 0, left[i]));
+        left[i] -= coded.back();
+      }
     }
   }
   const Json& notes = fields.Any("notes");

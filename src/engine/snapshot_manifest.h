@@ -33,8 +33,9 @@ struct SnapshotManifest {
   int64_t n_settled = 0;
   std::optional<Steering::Knowledge> worths;  // where a threshold is steered
   std::vector<int64_t> entries;               // [n_layers * n_kv_heads]
-  std::vector<int64_t> coded;                 // of these, in tier 1; empty where there is none
-  int64_t n_stored = 0;                       // as in the session, where there are codes
+  // Of these, in each tier from 1 on. [n_tiers - 1][n_layers * n_kv_heads]
+  std::vector<std::vector<int64_t>> coded;
+  int64_t n_stored = 0;  // as in the session, where there are codes
   std::map<std::string, std::string> notes;
   std::vector<Section> sections;
 };

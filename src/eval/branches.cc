@@ -53,6 +53,7 @@ Session SharedReader(const Model& model, std::span<const Plan> plans, SessionOpt
     if (KeepsAll(plan) || std::any_of(judges.begin(), judges.end(), same)) continue;
     judges.push_back(plan);
     judges.back().key_codec = judges.back().value_codec = Plan().key_codec;
+    judges.back().tiers.clear();
     judges.back().keep = Keep();
     judges.back().keep.kind = Keep::Kind::kFraction;
     judges.back().budget = "uniform";  // with which a whole fraction is everything, of any scorer

@@ -152,6 +152,7 @@ std::string TrialLine(const TrialRecord<Outcome>& record) {
   if (!record.scorer.empty()) json["window"] = record.window;
   if (record.key_codec != "f16") json["key_codec"] = record.key_codec;
   if (record.value_codec != "f16") json["value_codec"] = record.value_codec;
+  if (!record.tiers.empty()) json["tier_shares"] = record.tiers;
   Write(json, outcome);
   json["tokens"] = outcome.tokens;
   json["entries"] = outcome.entries;

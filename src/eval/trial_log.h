@@ -32,6 +32,7 @@ struct TrialRecord {
   int window = 0;
   std::string key_codec = "f16";
   std::string value_codec = "f16";
+  std::string tiers;  // empty: none
   Outcome outcome;
 };
 

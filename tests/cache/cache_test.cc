@@ -16,7 +16,7 @@ namespace {
 constexpr int kDim = 64;
 
 Cache MakeCache(int n_layers, int n_kv_heads, uint64_t limit = 0) {
-  return Cache({n_layers, n_kv_heads, kDim}, MakeTiers("f16", "f16", kDim), limit);
+  return Cache({n_layers, n_kv_heads, kDim}, MakeTiers(Plan().StoredTiers(), kDim), limit);
 }
 
 // Rows that tell layer, head and position, exact in half precision.

@@ -69,6 +69,12 @@ class WrongUseTest(PithTest):
         self.refused(2, "99.*100", "run", "-p", "hi", "--keep", "99", "--window", "90", "--sinks", "10")
 
     def test_plan_values_out_of_range(self):
+        self.refused(2, "the tiers 'q8:10'.*q8:15%", "run", "-p", "hi", "--tiers", "q8:10")
+        self.refused(2, "make 120%", "eval", "kld", "--tiers", "q8:50%,q4:70%")
+        for flag, value in (("--keep", "50%"), ("--key-codec", "q8"), ("--value-codec", "q8")):
+            for verb in (["ask", "a", "b"], ["eval", "kld"]):
+                self.refused(2, f"(?s){flag}.*--tiers|--tiers.*{flag}", *verb, "--tiers", "q8:50%",
+                             flag, value)
         self.refused(2, "scorer 'magic'.*qfilter", "run", "-p", "hi", "--scorer", "magic")
         self.refused(2, "budget 'magic'.*auto.*global", "run", "-p", "hi", "--budget", "magic")
         for floor in ("-1", "1.1", "nan", "half"):

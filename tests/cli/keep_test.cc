@@ -87,6 +87,41 @@ TEST(KeepTest, RefusesTheRestNamingTheForms) {
   }
 }
 
+TEST(TiersTest, ReadsAndWritesThem) {
+  const std::vector<Tier> tiers = ParseTiers("f16:10%,q8:15.5%,q8/q4:20%,pq8x16:50%");
+  ASSERT_EQ(tiers.size(), 4u);
+  EXPECT_EQ(tiers[0].value_codec, "f16");
+  EXPECT_DOUBLE_EQ(tiers[1].share, 0.155);
+  EXPECT_EQ(tiers[2].key_codec, "q8");
+  EXPECT_EQ(tiers[2].value_codec, "q4");
+  EXPECT_EQ(tiers[3].value_codec, "q4");
+  EXPECT_EQ(TiersToString(tiers), "f16:10%,q8:15.5%,q8/q4:20%,pq8x16/q4:50%");
+  EXPECT_EQ(KeepOf(tiers).fraction, 0.955);
+  EXPECT_EQ(KeepOf(ParseTiers("f16:10%,q8:20%")).fraction, 0.3);
+  EXPECT_EQ(KeepOf(ParseTiers("f16:30%,q8:70%")).kind, Keep::Kind::kFraction) << "still judged";
+  EXPECT_EQ(ParseTiers("q8:100%")[0].share, 1);
+}
+
+TEST(TiersTest, RefusesTheRestNamingTheForm) {
+  for (const char* text :
+       {"", ",", "q8", "q8:", "q8:10", "q8:0%", "q8:101%", "q8:tau=3", "q8:10%,", ":10%", "q8/:10%",
+        "/q8:10%", "q8:10%:20%", "q8 : 10%", "q8:-5%", "q8:1MiB"}) {
+    try {
+      ParseTiers(text);
+      ADD_FAILURE() << "'" << text << "' was read";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << text;
+      EXPECT_NE(std::string(error.what()).find("q8:15%"), std::string::npos) << error.what();
+    }
+  }
+  try {
+    ParseTiers("f16:60%,q8:60%");
+    ADD_FAILURE() << "120% were read";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("make 120%"), std::string::npos) << error.what();
+  }
+}
+
 TEST(ParseBytesTest, ReadsDecimalAndBinaryUnits) {
   EXPECT_EQ(ParseBytes("0"), 0u);
   EXPECT_EQ(ParseBytes("4096"), 4096u);

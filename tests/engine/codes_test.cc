@@ -160,9 +160,9 @@ TEST(Codes, ForksGoOnAsTheSessionDoesOrBeginFromF16) {
   Session fork = coded.Fork();
   EXPECT_EQ(Continue(fork, 100), Continue(coded, 100));
   EXPECT_EQ(Logits(fork), Logits(coded));
-  ExpectError(ErrorCode::kInvalidArgument, "key codec 'f16', the session has 'q8'",
+  ExpectError(ErrorCode::kInvalidArgument, "codecs 'f16/q8', the session has 'q8/q8'",
               [&] { coded.Fork(CodesPlan("50%", "f16", "q8")); });
-  ExpectError(ErrorCode::kInvalidArgument, "value codec 'q4', the session has 'q8'",
+  ExpectError(ErrorCode::kInvalidArgument, "codecs 'q8/q4', the session has 'q8/q8'",
               [&] { coded.Fork(CodesPlan("50%", "q8", "q4")); });
 
   Session exact(SmallModel(), CodesPlan("50%", "f16", "f16"), OneThread());
@@ -223,12 +223,12 @@ TEST(Codes, BadNamesAndDamagedCountsAreRefused) {
     EXPECT_THROW(InspectSnapshot(file), Error);
   };
   const std::string count = std::to_string(saved.impl().cache.n_entries(0, 0, 1));
-  const std::string begin = R"("codes":{"entries":[)";
+  const std::string begin = R"("codes":{"entries":[[)";
   refuse(R"("codes":{)", R"("coded":{)", "has no \"codes\"");
   refuse(begin + count, begin + "1000", "\"entries\"");
   refuse(begin + count, begin + "-1", "\"entries\"");
   refuse(begin + count, begin + "0", "pages");
-  refuse(begin + count, begin + count + ",1", "count those of");
+  refuse(begin + count, begin + count + ",1", "in each tier");
   refuse(R"("n_stored":300)", R"("n_stored":301)", "\"n_stored\"");
   refuse(R"("key_codec":"q8")", R"("key_codec":"q4")", "pages");
   refuse(R"("key_codec":"q8")", R"("key_codec":"q9")", "codec 'q9' is not known");

@@ -12,11 +12,11 @@
 #include "engine/session_impl.h"
 #include "pith/snapshot.h"
 #include "tools/expect_error.h"
-#include "tools/random_codebooks.h"
 
 namespace pith {
 namespace {
 
+using testing::Apart;
 using testing::CodesPlan;
 using testing::Continue;
 using testing::ExpectError;
@@ -26,59 +26,14 @@ using testing::Noise;
 using testing::OneThread;
 using testing::ReadWhole;
 using testing::SmallModel;
-
-std::shared_ptr<Calibration> WithCodebooks(const std::vector<std::string>& codecs, uint32_t seed) {
-  const ModelInfo& info = SmallModel().info();
-  auto calibration = std::make_shared<Calibration>();
-  calibration->n_layers = info.n_layers;
-  calibration->n_kv_heads = info.n_kv_heads;
-  calibration->head_dim = info.head_dim;
-  calibration->codebooks =
-      testing::RandomCodebooks(info.n_layers, info.n_kv_heads, info.head_dim, codecs, 0.5f, seed);
-  return calibration;
-}
+using testing::TakeDecoded;
+using testing::WithCodebooks;
 
 Plan PqPlan(const char* keep, const std::string& keys, const std::string& values) {
   static const auto calibration = WithCodebooks({"pq8x16", "pq4x32"}, 1);
   Plan plan = CodesPlan(keep, keys, values);
   plan.calibration = calibration;
   return plan;
-}
-
-// Puts all entries of `from`, decoded, as f16 in the place of those of `to`.
-void TakeDecoded(Session& from, Session& to) {
-  const Cache& cache = from.impl().cache;
-  const CacheShape& shape = cache.shape();
-  const auto dim = static_cast<size_t>(shape.head_dim);
-  const TierCodecs f16 = to.impl().cache.codecs()[0];
-  auto pages = std::make_shared<std::vector<std::vector<std::byte>>>();
-  std::vector<Cache::AdoptedHead> heads;
-  std::vector<float> key(dim), value(dim);
-  for (int layer = 0; layer < shape.n_layers; ++layer) {
-    for (int h = 0; h < shape.n_kv_heads; ++h) {
-      const HeadEntries entries = cache.Entries(layer, h);
-      const int64_t n = std::ssize(entries.positions);
-      const size_t page_bytes = f16.page_bytes();
-      std::vector<std::byte>& of_head = pages->emplace_back((n + 63) / 64 * page_bytes);
-      for (int64_t i = 0; i < n; ++i) {
-        cache.Read(layer, h, i, key.data(), value.data());
-        std::byte* page = of_head.data() + i / 64 * page_bytes;
-        const int slot = static_cast<int>(i % 64);
-        f16.keys->Encode(0, {key.data(), 1, dim, dim}, slot, page);
-        f16.values->Encode(0, {value.data(), 1, dim, dim}, slot, page + f16.keys->PageBytes());
-      }
-      Cache::AdoptedHead head = {entries.positions, entries.worth};
-      head.tiers[0] = {n, of_head.data()};
-      heads.push_back(head);
-    }
-  }
-  to.impl().cache.Adopt(heads, pages);
-}
-
-double Apart(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-  return std::sqrt(sum / static_cast<double>(a.size()));
 }
 
 // Attention over codes is attention over what they stand for; and that is not what they were.

@@ -93,14 +93,17 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
   const auto& plan = manifest.plan;
   const auto& shape = manifest.shape;
   pith::PqCodebooks codebooks;
-  if (plan.key_codec.starts_with("pq")) {
+  std::vector<std::string> pq;
+  for (const pith::Tier& tier : plan.StoredTiers()) {
+    if (tier.key_codec.starts_with("pq")) pq.push_back(tier.key_codec);
+  }
+  if (!pq.empty()) {
     // Codebooks of more take longer than what is tried here.
     if (shape.head_dim > 16 || int64_t{shape.n_layers} * shape.n_kv_heads > 4) return;
-    codebooks = pith::testing::RandomCodebooks(shape.n_layers, shape.n_kv_heads, shape.head_dim,
-                                               {plan.key_codec}, 1, 1);
+    codebooks =
+        pith::testing::RandomCodebooks(shape.n_layers, shape.n_kv_heads, shape.head_dim, pq, 1, 1);
   }
-  pith::Cache cache(shape,
-                    pith::MakeTiers(plan.key_codec, plan.value_codec, shape.head_dim, &codebooks),
+  pith::Cache cache(shape, pith::MakeTiers(plan.StoredTiers(), shape.head_dim, &codebooks),
                     plan.kv_limit);
   cache.Adopt(file.heads(), std::move(owner));
   pith::Cache fork = cache.Fork();
@@ -113,7 +116,7 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
       const int32_t first = 0;
       const auto last = static_cast<int32_t>(fork.n_entries(layer, h) - 1);
       if (fork.n_tiers() > 1 && fork.n_entries(layer, h, 0) > 0) {
-        fork.MoveDown(layer, h, {&last, 1}, 1);
+        fork.MoveDown(layer, h, {&last, 1}, fork.n_tiers() - 1);
       }
       if (last >= 0) fork.Evict(layer, h, {&first, 1});
     }
@@ -123,7 +126,8 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
 }
 
 std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_tokens, int n_logits,
-                 const std::string& keys = "f16", const std::string& values = "f16") {
+                 const std::string& keys = "f16", const std::string& values = "f16",
+                 const std::string& tiers = "") {
   pith::SnapshotManifest manifest;
   manifest.model_name = "m";
   manifest.model_fingerprint = "0123456789abcdef";
@@ -131,11 +135,14 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
   manifest.plan.scorer = "knorm";
   manifest.plan.key_codec = keys;
   manifest.plan.value_codec = values;
-  if (keys.starts_with("pq")) manifest.calibration_hash = "0123456789abcdef";
-  const bool has_codes = manifest.plan.has_codes();
-  const size_t exact_bytes = pith::BytesOfTier("f16", "f16", manifest.shape.head_dim).page;
-  const size_t coded_bytes = pith::BytesOfTier(keys, values, manifest.shape.head_dim).page;
   if (!keep.empty()) manifest.plan.keep = pith::Keep::Parse(keep);
+  if (!tiers.empty()) {
+    manifest.plan.tiers = pith::ParseTiers(tiers);
+    manifest.plan.keep = pith::KeepOf(manifest.plan.tiers);
+  }
+  if ((keys + tiers).find("pq") != keys.npos) manifest.calibration_hash = "0123456789abcdef";
+  const auto bytes_of = pith::BytesOfTiers(manifest.plan.StoredTiers(), manifest.shape.head_dim);
+  manifest.coded.resize(bytes_of.size() - 1);
   manifest.n_read = n_tokens;
   manifest.notes = {{"document", "\xe2\x82\xac"}};
   std::string positions, worth, pages, tokens, logits(static_cast<size_t>(n_logits) * 4, '\1');
@@ -145,12 +152,14 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
     manifest.entries.push_back(n);
     positions += tokens.substr(0, static_cast<size_t>(n) * 4);
     worth += std::string(static_cast<size_t>(n) * 4, '\2');
-    const int coded = has_codes ? n * 2 / 3 : 0;
-    if (has_codes) {
-      manifest.coded.push_back(coded);
-      pages += std::string((coded + 63) / 64 * coded_bytes, '\4');
+    int exact = n;
+    for (size_t tier = bytes_of.size() - 1; tier > 0; --tier) {
+      const int coded = n * 2 / 3 / static_cast<int>(manifest.coded.size());
+      manifest.coded[tier - 1].push_back(coded);
+      pages += std::string((coded + 63) / 64 * bytes_of[tier].page, '\4');
+      exact -= coded;
     }
-    pages += std::string((n - coded + 63) / 64 * exact_bytes, '\3');
+    pages += std::string((exact + 63) / 64 * bytes_of[0].page, '\3');
   }
   const auto source = [](const std::string& text) {
     return [&text](const pith::ByteSink& sink) { sink(std::as_bytes(std::span(text))); };
@@ -175,11 +184,12 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
                                     Seed("50%", 1, 2, 100, 2, "q8", "q8"),
                                     Seed("", 2, 1, 30, 0, "q4", "q4"),
                                     Seed("", 1, 2, 90, 0, "pq8x4", "q4"),
-                                    Seed("50%", 2, 1, 70, 1, "pq4x2", "f16")};
+                                    Seed("50%", 2, 1, 70, 1, "pq4x2", "f16"),
+                                    Seed("", 1, 1, 99, 0, "f16", "f16", "f16:10%,q8:9%,pq8x2:50%")};
   const std::string file = File(seeds[1]);
   seeds.push_back(std::string(1, char{kRaw}) + file.substr(0, 4096 + 1024));
   // A seed that the reader refuses would leave most of it untested.
-  for (const std::string& seed : {file, File(seeds[5]), File(seeds[7])}) {
+  for (const std::string& seed : {file, File(seeds[5]), File(seeds[7]), File(seeds[9])}) {
     const auto memory = AlignedCopy(seed);
     pith::SnapshotFile::Parse({memory.get(), seed.size()}, "seed").Verify();
   }
