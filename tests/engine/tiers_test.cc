@@ -14,6 +14,7 @@
 #include "engine/snapshot_bytes.h"
 #include "pith/snapshot.h"
 #include "tools/expect_error.h"
+#include "tools/random_kvzap.h"
 
 namespace pith {
 namespace {
@@ -159,6 +160,16 @@ TEST(Tiers, AnyScorerAndSteering) {
     EXPECT_EQ(session.stats().tiers[1].entries, 180 * Heads()) << scorer;
     Continue(session, 100);
   }
+  // A threshold decides what stays, and may let less stay than it could.
+  Plan plan = TiersPlan("f16:15%,q4:45%", "threshold");
+  plan.scorer = "kvzap";
+  plan.calibration = std::make_shared<Calibration>(
+      testing::MakeRandomKvzap(Folder() / "model.gguf", testing::RandomKvzap()));
+  Session session(SmallModel(), plan, OneThread());
+  session.Read(Noise(400));
+  EXPECT_EQ(session.stats().tiers[0].entries, 60 * Heads());
+  EXPECT_LE(session.stats().tiers[1].entries, 180 * Heads());
+  EXPECT_GE(session.stats().tiers[1].entries, 140 * Heads());
 }
 
 TEST(Tiers, ASnapshotHoldsThemAsTheyAre) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/plan_calibration.h"
 #include "engine/snapshot_bytes.h"
 #include "engine/snapshot_file.h"
 #include "fuzz/seeds.h"
