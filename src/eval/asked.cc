@@ -49,7 +49,13 @@ void Answer(const Model& model, std::vector<Speaker>& speakers, int most, int n_
 // A fork of which nothing is evicted any more.
 Session ForkWhole(Session& session) {
   Plan plan = session.plan();
-  plan.keep = Keep();
+  if (plan.tiers.empty()) {
+    plan.keep = Keep();
+  } else {  // the last takes what would have gone
+    double& last = plan.tiers.back().share;
+    last += 1 - KeepOf(plan.tiers).fraction;
+    plan.keep = KeepOf(plan.tiers);
+  }
   return session.Fork(plan);
 }
 

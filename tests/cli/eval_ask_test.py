@@ -113,6 +113,14 @@ class NeedleTest(AskTest):
         self.assertGreater(aware["context_tokens"], unaware["context_tokens"] + 10)
         self.assertEqual(len(self.lines("o.jsonl")), 4)
 
+    def test_tiers(self):
+        flags = ["eval", "needle", "--haystack", self.write("essay.txt", FACT * 40), "--scorer",
+                 "knorm", "-l", "400", "--trials", "1", "--json", "--window", "32", *ONE_THREAD]
+        out = self.json(*flags, "--tiers", "f16:20%,q8/q4:30%", "--tiers", "q4:60%")
+        self.assertEqual([(r["keep"], r.get("tier_shares")) for r in out],
+                         [("100%", None), ("50%", "f16:20%,q8/q4:30%"), ("60%", "q4:60%")])
+        self.assertLess(out[2]["kv_bytes"], out[1]["kv_bytes"])
+
 
 class LongBenchTest(AskTest):
     def setUp(self):

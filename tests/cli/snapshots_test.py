@@ -67,6 +67,15 @@ class CompressTest(SnapshotTest):
         self.assertEqual((out["keep"], out["scorer"], out["budget"], out["window"], out["sinks"]),
                          ("200", "knorm", "uniform", 64, 2))
 
+    def test_tiers_are_kept(self):
+        out = self.compress("--tiers", "f16:30%,q8:20%,q4:20%", "--scorer", "knorm", "--window", "8")
+        self.assertEqual((out["keep"], out["tier_shares"]), ("70%", "f16:30%,q8:20%,q4:20%"))
+        self.assertEqual([tier["key_codec"] for tier in out["tiers"]], ["f16", "q8", "q4"])
+        self.assertTrue(all(tier["entries"] > 0 for tier in out["tiers"]))
+        self.assertEqual(self.json("inspect", self.path("x.pith"), "--json")["tiers"], out["tiers"])
+        self.assertIn("tiers f16:30%,q8:20%,q4:20%", self.done("inspect", self.path("x.pith")))
+        self.done("ask", self.path("x.pith"), "What?", "-n", "2", *ONE_THREAD)
+
     def test_every_budget_goes_into_a_file_and_back(self):
         for flags in (["--budget", "uniform"], ["--budget", "layer"], ["--budget", "global"],
                       ["--budget", "adaptive", "--head-floor", "0.5"], ["--keep", "tau=-4"],

@@ -177,16 +177,17 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
-  std::vector<std::string> seeds = {Seed("", 1, 1, 0, 0),
-                                    Seed("50%", 2, 1, 3, 0),
-                                    Seed("200", 1, 2, 70, 5),
-                                    Seed("tau=-2.5", 2, 2, 10, 3),
-                                    Seed("64MiB", 1, 1, 5, 1),
-                                    Seed("50%", 1, 2, 100, 2, "q8", "q8"),
-                                    Seed("", 2, 1, 30, 0, "q4", "q4"),
-                                    Seed("", 1, 2, 90, 0, "pq8x4", "q4"),
-                                    Seed("50%", 2, 1, 70, 1, "pq4x2", "f16"),
-                                    Seed("", 1, 1, 99, 0, "f16", "f16", "f16:10%,q8:9%,pq8x2:50%")};
+  std::vector<std::string> seeds = {
+      Seed("", 1, 1, 0, 0),
+      Seed("50%", 2, 1, 3, 0),
+      Seed("200", 1, 2, 70, 5),
+      Seed("tau=-2.5", 2, 2, 10, 3),
+      Seed("64MiB", 1, 1, 5, 1),
+      Seed("50%", 1, 2, 100, 2, "q8", "q8"),
+      Seed("", 2, 1, 30, 0, "q4", "q4"),
+      Seed("", 1, 2, 90, 0, "pq8x4", "q4"),
+      Seed("50%", 2, 1, 70, 1, "pq4x2", "f16"),
+      Seed("", 1, 1, 99, 0, "f16", "f16", "f16:10%,q8:9%,pq8x2/q8:50%")};
   const std::string file = File(seeds[1]);
   seeds.push_back(std::string(1, char{kRaw}) + file.substr(0, 4096 + 1024));
   // A seed that the reader refuses would leave most of it untested.
