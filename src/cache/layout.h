@@ -24,8 +24,9 @@ enum class CodecId : uint8_t { kF16, kQ8, kQ4, kPq8, kPq4 };
 // How the key or the value rows of a page lie; kernels are chosen by it.
 struct RowFormat {
   CodecId id = CodecId::kF16;
-  const float* codebook = nullptr;  // of this (layer, KV head), where the codec has one: pq_layout.h
-  int n_subspaces = 0;              // of codes of product quantisation
+  const float* codebook =
+      nullptr;          // of this (layer, KV head), where the codec has one: pq_layout.h
+  int n_subspaces = 0;  // of codes of product quantisation
 };
 
 // Entries of one head that are stored alike. Entry i is in pages[i / 64], slot i % 64.

@@ -81,9 +81,13 @@ Block EncodeQ4(const float* x, int n) {
 
 }  // namespace
 
+bool QuantisedCodec::Stores(int head_dim) {
+  return head_dim > 0 && head_dim % 8 == 0 && head_dim <= kMaxHeadDim;
+}
+
 QuantisedCodec::QuantisedCodec(CodecId id, PagePart part, int head_dim)
     : layout_{id, part, head_dim} {
-  if (head_dim <= 0 || head_dim % 8 != 0 || head_dim > kMaxHeadDim) {
+  if (!Stores(head_dim)) {
     Fail(ErrorCode::kInvalidArgument,
          "The codec {} stores rows of a multiple of 8 dimensions up to {}; this model's have {}.",
          name(), kMaxHeadDim, head_dim);

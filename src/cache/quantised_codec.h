@@ -16,7 +16,9 @@ namespace pith {
 // 8.3e6 for q8), come back as NaN, and so does attention over them if they weigh anything.
 class QuantisedCodec : public Codec {
  public:
-  // id: kQ8 or kQ4. Throws Error(kInvalidArgument) for a head_dim that is no multiple of 8.
+  // Rows of a multiple of 8 dimensions, up to 256.
+  static bool Stores(int head_dim);
+  // id: kQ8 or kQ4. Throws Error(kInvalidArgument) for rows that it does not store.
   QuantisedCodec(CodecId id, PagePart part, int head_dim);
   std::string_view name() const override { return layout_.id == CodecId::kQ8 ? "q8" : "q4"; }
   RowFormat Format(int) const override { return {.id = layout_.id}; }

@@ -101,7 +101,7 @@ std::string Summary(const Answer& answer, const Opened& opened) {
 
 int Ask(const Verb& verb, std::span<char* const> arguments) {
   ModelFlags model_flags;
-  PlanFlags plan_flags("100%", kAutoScorer);
+  PlanFlags plan_flags("100%");
   SamplingFlags sampling_flags;
   SourceFlags source;
   CacheFlags cache_flags;

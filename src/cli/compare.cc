@@ -29,7 +29,7 @@ constexpr char kCompressed[] = "compressed";
 
 struct CompareFlags {
   ModelFlags model;
-  PlanFlags plan{"25%", kAutoScorer};
+  PlanFlags plan{"25%"};
   std::string document_file;
   int max_document_tokens = 0;
   int tail_tokens = 256;

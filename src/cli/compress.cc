@@ -38,7 +38,7 @@ std::string Summary(const Opened& opened, const std::string& target, uint64_t by
 
 int Compress(const Verb& verb, std::span<char* const> arguments) {
   ModelFlags model_flags;
-  PlanFlags plan_flags("25%", kAutoScorer);
+  PlanFlags plan_flags("25%");
   SourceFlags source;
   std::string target;
   bool json = false;

@@ -76,7 +76,7 @@ class EvalFlags {
 
   Tries tries_;
   ModelFlags model_;
-  PlanFlags plan_{"25%", kAutoScorer};
+  PlanFlags plan_{"25%"};
   PlanLists lists_ = {{"25%"},
                       {kAutoScorer},
                       {Plan().budget},

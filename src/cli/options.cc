@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/fail.h"
+#include "cache/quantised_codec.h"
 #include "cli/calibration_search.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
@@ -237,8 +238,9 @@ void PlanFlags::AddCodecsTo(CommandLine& line) {
   line.Option(
       "--key-codec", plan_.key_codec, "NAME",
       "how keys are stored once they have left the window: f16, q8, q4, or pq8xM and pq4xM, "
-      "for which the calibration needs codebooks");
-  line.Option("--value-codec", plan_.value_codec, "NAME", "the same of values: f16, q8, q4");
+      "for which the calibration needs codebooks (auto: q8)");
+  line.Option("--value-codec", plan_.value_codec, "NAME",
+              "the same of values: f16, q8, q4 (auto: q4)");
   ExcludeTiers(line);
 }
 
@@ -278,10 +280,13 @@ Plan PlanFlags::Parsed(const std::string& keep) const {
 Plan PlanFlags::ForModel(const Model& model, const std::filesystem::path& model_file,
                          const std::string& keep) const {
   Plan plan = Parsed(keep);
+  const bool codes = plan.tiers.empty() && QuantisedCodec::Stores(model.info().head_dim);
+  if (plan.key_codec == kAutoCodec) plan.key_codec = codes ? "q8" : "f16";
+  if (plan.value_codec == kAutoCodec) plan.value_codec = codes ? "q4" : "f16";
   if (plan.scorer == kAutoScorer) {
-    Plan codes = plan;
-    codes.keep = Keep();
-    CalibrationFor(codes, model, model_file);  // for want of codebooks no scorer is the worse one
+    Plan whole = plan;
+    whole.keep = Keep();
+    CalibrationFor(whole, model, model_file);  // for want of codebooks no scorer is the worse one
     ScorerChoice choice = ChooseScorer(model, model_file, plan, reading_, GivenCalibration(model));
     plan.scorer = choice.scorer;
     plan.calibration = choice.calibration;

@@ -44,6 +44,11 @@ struct PlanLists {
   std::vector<std::string> tiers;  // in place of keeps and codecs
 };
 
+// A codec where none is named: q8 keys and q4 values, which no model measured minds, or f16 where a
+// head has a number of dimensions that they cannot store. Keys in q4 cost Qwen2.5, whose keys have
+// a large bias, a nat.
+inline constexpr char kAutoCodec[] = "auto";
+
 // How much stays and as what: a keep and codecs, or tiers.
 struct Storage {
   std::string keep;
@@ -56,9 +61,12 @@ struct Storage {
 // --key-codec --value-codec --calibration --kv-limit
 class PlanFlags {
  public:
-  explicit PlanFlags(std::string default_keep = "100%", std::string default_scorer = Plan().scorer)
-      : keep_(std::move(default_keep)) {
-    plan_.scorer = std::move(default_scorer);
+  PlanFlags() = default;  // everything, in f16
+  // For verbs that choose well where nothing is said: the scorer, and codes that cost less than
+  // rounding does (docs/evaluation.md).
+  explicit PlanFlags(std::string default_keep) : keep_(std::move(default_keep)) {
+    plan_.scorer = kAutoScorer;
+    plan_.key_codec = plan_.value_codec = kAutoCodec;
   }
 
   void AddTo(CommandLine& line);
@@ -111,7 +119,7 @@ class PlanFlags {
   Plan Parsed(const std::string& keep) const;
   std::shared_ptr<const Calibration> GivenCalibration(const Model& model) const;
 
-  std::string keep_;
+  std::string keep_ = "100%";
   std::string tiers_;  // empty: keep_ and the plan's codecs
   Plan plan_;
   std::string head_floor_;

@@ -19,7 +19,7 @@ namespace {
 
 struct RunFlags {
   ModelFlags model;
-  PlanFlags plan{"100%", kAutoScorer};
+  PlanFlags plan{"100%"};
   SamplingFlags sampling;
   SourceFlags source;
   CacheFlags cache;

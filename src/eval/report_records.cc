@@ -21,10 +21,9 @@ constexpr const char* kTasks[] = {"kld",           "ppl",    "ppl_streaming",
                                   "niah_single_2", "ruler",  "longbench",
                                   "spearman",      "needle", "codec"};
 // Of the plan, besides scorer, keep and budget.
-constexpr const char* kPlanSettings[] = {"calibration",   "window",     "sinks",
-                                         "skip_layers",   "head_floor", "chunkwise",
-                                         "while_reading", "key_codec",  "value_codec",
-                                         "tier_shares"};
+constexpr const char* kPlanSettings[] = {
+    "calibration", "window",        "sinks",     "skip_layers", "head_floor",
+    "chunkwise",   "while_reading", "key_codec", "value_codec", "tier_shares"};
 constexpr const char* kTaskSettings[] = {"values", "chat",     "aware",  "next",
                                          "from",   "distance", "queries"};
 constexpr const char* kOrigin[] = {"version", "fingerprint", "cpu", "threads", "seed", "date"};

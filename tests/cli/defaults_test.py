@@ -46,6 +46,7 @@ class DefaultsTest(PithTest):
             self.assertLessEqual(out["entries"], out["entries_full"])
         out = self.json("compress", self.document, "-o", self.path("x.pith"), "--json", *ONE_THREAD)
         self.assertEqual((out["keep"], out["scorer"]), ("25%", "kvzap"))
+        self.assertEqual((out["key_codec"], out["value_codec"]), ("q8", "q4"))
         both = self.json("compare", self.document, "--question", "When?", "--keep", "60%", *SHORT)
         self.assertEqual(both["compressed"]["scorer"], "kvzap")
         again = self.json("ask", self.path("x.pith"), "When?", *SHORT)
@@ -54,8 +55,13 @@ class DefaultsTest(PithTest):
     def test_the_default_model_has_one(self):
         out = self.json("ask", self.document, "When was it built?", "--keep", "50%", "-m", MODEL,
                         *SHORT)
-        self.assertEqual(out["scorer"], "kvzap")
+        self.assertEqual((out["scorer"], out["key_codec"], out["value_codec"]),
+                         ("kvzap", "q8", "q4"))
         self.assertLess(out["entries"], 0.6 * out["entries_full"])
+        exact = self.json("ask", self.document, "When was it built?", "--keep", "50%", "-m", MODEL,
+                          "--key-codec", "f16", "--value-codec", "f16", *SHORT)
+        self.assertEqual((exact["key_codec"], exact["value_codec"]), ("f16", "f16"))
+        self.assertLess(out["kv_bytes"], exact["kv_bytes"])
 
     def test_documents_are_read_twice_without_one_and_that_is_said(self):
         command = (rf"'pith calibrate --kvzap linear -m {re.escape(self.path('own.gguf'))} "
