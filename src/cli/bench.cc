@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "attention/attention.h"
 #include "base/fail.h"
@@ -140,6 +141,13 @@ struct Readers {
       sum.kv_bytes_peak += stats.kv_bytes_peak;
       sum.kv_bytes_shared += stats.kv_bytes_shared;
       sum.kv_bytes_full += stats.kv_bytes_full;
+      sum.tiers.resize(stats.tiers.size());  // the same in all
+      for (size_t t = 0; t < stats.tiers.size(); ++t) {
+        const TierStats before = std::exchange(sum.tiers[t], stats.tiers[t]);
+        sum.tiers[t].entries += before.entries;
+        sum.tiers[t].page_bytes += before.page_bytes;
+        sum.tiers[t].codebook_bytes += before.codebook_bytes;
+      }
     }
     return sum;
   }

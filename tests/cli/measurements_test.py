@@ -30,6 +30,7 @@ class BenchTest(PithTest):
             self.assertEqual(record["tokens"], record["depth"])
             self.assertEqual(record["entries_full"], record["depth"] * HEADS)
             self.assertTrue(record["simd"])
+            self.assertEqual(sum(tier["entries"] for tier in record["tiers"]), record["entries"])
         self.assertEqual(records[1]["entries"], 256 * HEADS)
         self.assertLessEqual(records[3]["entries"], (140 + 32) * HEADS)
         self.assertLess(records[3]["kv_bytes"], records[1]["kv_bytes"])
