@@ -1,7 +1,6 @@
 // `--tiers` as people write them, and what they mean.
 #include <algorithm>
 #include <cmath>
-#include <ranges>
 
 #include "base/fail.h"
 #include "pith/plan.h"
@@ -19,9 +18,10 @@ Tier ParseTier(std::string_view part, std::string_view text) {
   const std::string_view codecs = part.substr(0, colon);
   const size_t slash = codecs.find('/');
   const std::string_view keys = codecs.substr(0, slash);
-  const std::string_view share = colon == part.npos ? "" : part.substr(colon + 1);
-  const std::string_view values =
-      slash == codecs.npos ? keys.starts_with("pq") ? "q4" : keys : codecs.substr(slash + 1);
+  const std::string_view share = colon == std::string_view::npos ? "" : part.substr(colon + 1);
+  const std::string_view values = slash == std::string_view::npos
+                                      ? keys.starts_with("pq") ? "q4" : keys
+                                      : codecs.substr(slash + 1);
   Keep keep;
   try {
     if (share.ends_with('%')) keep = Keep::Parse(share);
@@ -40,10 +40,11 @@ Tier ParseTier(std::string_view part, std::string_view text) {
 
 std::vector<Tier> ParseTiers(std::string_view text) {
   std::vector<Tier> tiers;
-  for (const auto part : std::views::split(text, ',')) {
-    tiers.push_back(ParseTier(std::string_view(part.begin(), part.end()), text));
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    tiers.push_back(ParseTier(text.substr(begin, end - begin), text));
+    begin = end + 1;
   }
-  if (tiers.empty()) ParseTier(text, text);
   const double all = KeepOf(tiers).fraction;
   if (all > 1) {
     Fail(ErrorCode::kInvalidArgument,

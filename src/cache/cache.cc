@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
-#include <ranges>
 #include <utility>
 
 #include "base/fail.h"
@@ -299,9 +298,9 @@ void Cache::MoveDown(int layer, int kv_head, std::span<const int32_t> indices, i
   std::vector<float> worth;
   try {
     EncodeMoved(index, slots, tier);
-    for (const int32_t i : std::views::reverse(indices)) {
-      positions.push_back(head.positions[i]);
-      worth.push_back(head.worth[i]);
+    for (size_t n = indices.size(); n-- > 0;) {
+      positions.push_back(head.positions[indices[n]]);
+      worth.push_back(head.worth[indices[n]]);
     }
   } catch (...) {
     if (!lock.owns_lock()) lock.lock();
@@ -350,8 +349,8 @@ void Cache::EncodeMoved(int head, const SlotsByTier& slots, int tier) {
     n = 0;
   };
   for (int t = tier - 1; t >= 0; --t) {
-    for (const int32_t slot : std::views::reverse(slots[t])) {
-      ReadSlot(head, t, slot, keys.data() + n * dim, values.data() + n * dim);
+    for (size_t i = slots[t].size(); i-- > 0;) {
+      ReadSlot(head, t, slots[t][i], keys.data() + n * dim, values.data() + n * dim);
       ++n;
       if ((at + static_cast<int64_t>(n)) % kPageEntries == 0) store();
     }

@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <optional>
-#include <ranges>
 #include <string>
 #include <utility>
 
@@ -29,10 +28,13 @@ std::optional<PqShape> PqShapeFor(std::string_view name, int head_dim) {
 std::vector<PqCodebook> CodebooksOf(const PqShape& shape, const PqCodebooks* all) {
   const std::string name = shape.name();
   if (all == nullptr || !all->centroids.contains(name)) {
-    const std::string there = all == nullptr
+    std::vector<std::string> names;
+    if (all != nullptr) {
+      for (const auto& [codec, centroids] : all->centroids) names.push_back(codec);
+    }
+    const std::string there = names.empty()
                                   ? "none are given"
-                                  : fmt::format("those given are for {}",
-                                                fmt::join(std::views::keys(all->centroids), ", "));
+                                  : fmt::format("those given are for {}", fmt::join(names, ", "));
     Fail(ErrorCode::kInvalidArgument,
          "keys as {} need codebooks for it, but {}; make them with pith calibrate --codebooks {}",
          name, there, name);

@@ -321,7 +321,8 @@ std::vector<Cache::AdoptedHead> SnapshotFile::heads() const {
   heads.reserve(manifest_.entries.size());
   for (size_t i = 0; i < manifest_.entries.size(); ++i) {
     const size_t n = static_cast<size_t>(manifest_.entries[i]);
-    Cache::AdoptedHead& head = heads.emplace_back(positions.first(n), worth.first(n));
+    heads.push_back({positions.first(n), worth.first(n), {}});
+    Cache::AdoptedHead& head = heads.back();
     positions = positions.subspan(n);
     worth = worth.subspan(n);
     const auto by_tier = EntriesByTier(i);
