@@ -44,7 +44,7 @@ struct PlanLists {
   std::vector<std::string> tiers;  // in place of keeps and codecs
 };
 
-// A codec where none is named: q8 keys and q4 values, which no model measured minds, or f16 where a
+// A codec where none is named: q8 keys and q4 values, which neither model measured minds, or f16 where a
 // head has a number of dimensions that they cannot store. Keys in q4 cost Qwen2.5, whose keys have
 // a large bias, a nat.
 inline constexpr char kAutoCodec[] = "auto";
