@@ -60,8 +60,9 @@ constexpr size_t TableFloats(const RowFormat& keys, int rows) {
   return (CodeTables::EntryFloats(keys, rows) + 2 * rows + 15) / 16 * 16;
 }
 
-// Products of a query, as LoadQuery gives it, with all centroids of a subspace. to [n_centroids],
-// aligned.
+// Products of R queries, as LoadQuery gives them, with all centroids of a subspace, each of which
+// is read once for all of them. q [R][head_dim], to [R][n_centroids], aligned.
+template <int R>
 HWY_INLINE void CentroidProducts(const RowFormat& keys, int head_dim, const float* HWY_RESTRICT q,
                                  int subspace, float* HWY_RESTRICT to) {
   const FloatTag d;
@@ -72,48 +73,93 @@ HWY_INLINE void CentroidProducts(const RowFormat& keys, int head_dim, const floa
   const float* HWY_RESTRICT centroids =
       keys.codebook + head_dim * head_dim + size_t{1} * subspace * width * n_centroids;
   for (int k = 0; k < n_centroids; k += 16) {
-    hn::Vec<FloatTag> sums[kVectors];
-    PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d);
+    hn::Vec<FloatTag> sums[R][kVectors];
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+    }
     for (int i = 0; i < width; ++i) {
-      const auto x = hn::Set(d, of_query[i]);
       PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
         const auto of_dim = hn::LoadU(d, centroids + i * n_centroids + k + v * kLanes);
-        sums[v] = hn::MulAdd(x, of_dim, sums[v]);
+        PITH_UNROLL for (int r = 0; r < R; ++r) {
+          sums[r][v] = hn::MulAdd(hn::Set(d, of_query[r * head_dim + i]), of_dim, sums[r][v]);
+        }
       }
     }
-    PITH_UNROLL for (int v = 0; v < kVectors; ++v) hn::Store(sums[v], d, to + k + v * kLanes);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+        hn::Store(sums[r][v], d, to + r * n_centroids + k + v * kLanes);
+      }
+    }
   }
 }
 
-// The smallest and the largest product of a query with the centroids of each subspace; the sum of
-// what is not finite, which no entry can say, is NaN.
-struct ProductRanges {
-  float least[kMaxHeadDim];
-  float ranges[kMaxHeadDim];
-  float poison;
-};
-
-// q, found: [rows] queries of head_dim. Centroids are many: each is read once for all rows.
-HWY_INLINE void FindRanges(const RowFormat& keys, int head_dim, const float* HWY_RESTRICT q,
-                           int rows, ProductRanges* HWY_RESTRICT found) {
+// Tables of R rows from `first` on, of `rows` in all. q [R][head_dim].
+template <int R>
+HWY_INLINE void MakeRowTables(const RowFormat& keys, int head_dim, const float* HWY_RESTRICT q,
+                              int first, int rows, const CodeTables& tables) {
   const FloatTag d;
-  alignas(kPageAlignment) float products[256];
-  for (int r = 0; r < rows; ++r) found[r].poison = 0;
-  for (int m = 0; m < keys.n_subspaces; ++m) {
-    for (int r = 0; r < rows; ++r) {
-      CentroidProducts(keys, head_dim, q + r * head_dim, m, products);
-      auto least = hn::Load(d, products);
-      auto most = least;
-      auto poison = hn::Zero(d);
-      for (int k = 0; k < PqCentroids(keys.id); k += kLanes) {
-        const auto x = hn::Load(d, products + k);
-        least = hn::Min(least, x);
-        most = hn::Max(most, x);
-        poison = hn::MulAdd(x, hn::Zero(d), poison);
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  const hn::Rebind<uint8_t, FloatTag> d8;
+  const hn::CappedTag<uint16_t, 8> d8x16;
+  const bool pq8 = keys.id == CodecId::kPq8;
+  const int n = keys.n_subspaces;
+  const int n_centroids = PqCentroids(keys.id);
+  alignas(kPageAlignment) float products[R * 256];
+  float least[R][kMaxHeadDim];
+  float ranges[R][kMaxHeadDim];
+  for (int m = 0; m < n; ++m) {
+    CentroidProducts<R>(keys, head_dim, q, m, products);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      auto min = hn::Load(d, products + r * n_centroids);
+      auto max = min;
+      for (int k = kLanes; k < n_centroids; k += kLanes) {
+        const auto x = hn::Load(d, products + r * n_centroids + k);
+        min = hn::Min(min, x);
+        max = hn::Max(max, x);
       }
-      found[r].least[m] = hn::GetLane(hn::MinOfLanes(d, least));
-      found[r].ranges[m] = hn::GetLane(hn::MaxOfLanes(d, most)) - found[r].least[m];
-      found[r].poison += hn::GetLane(hn::SumOfLanes(d, poison));
+      least[r][m] = hn::GetLane(hn::MinOfLanes(d, min));
+      ranges[r][m] = hn::GetLane(hn::MaxOfLanes(d, max)) - least[r][m];
+    }
+  }
+  float inverses[R];
+  for (int r = 0; r < R; ++r) {
+    float widest = 0;
+    float offset = 0;
+    for (int m = 0; m < n; m += pq8 ? n : kByteSums) {
+      const int end = pq8 ? n : std::min(m + kByteSums, n);
+      const float sum = std::accumulate(ranges[r] + m, ranges[r] + end, 0.0f);
+      widest = std::max(widest, sum);
+      offset += sum * 0;  // NaN where a product is not finite, which no entry can say
+    }
+    const float unit = widest / (pq8 ? 65535.0f - static_cast<float>(n) : 253.0f);
+    inverses[r] = unit > 1e-30f ? 1.0f / unit : 0.0f;
+    tables.units[first + r] = unit;
+    tables.offsets[first + r] = std::accumulate(least[r], least[r] + n, offset);
+  }
+  alignas(kPageAlignment) uint16_t entries[kWordRows][256] = {};
+  for (int m = 0; m < n; ++m) {
+    CentroidProducts<R>(keys, head_dim, q, m, products);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      const auto inverse = hn::Set(d, inverses[r]);
+      const auto smallest = hn::Set(d, least[r][m]);
+      uint8_t* HWY_RESTRICT bytes = tables.bytes + (size_t{1} * m * rows + first + r) * 16;
+      for (int k = 0; k < n_centroids; k += kLanes) {
+        const auto x = hn::Load(d, products + r * n_centroids + k);
+        const auto entry = RoundToInt(d, hn::Mul(hn::Sub(x, smallest), inverse));
+        if (pq8) {
+          hn::Store(hn::DemoteTo(d16, entry), d16, entries[r] + k);
+        } else {
+          hn::StoreU(hn::DemoteTo(d8, entry), d8, bytes + k);
+        }
+      }
+    }
+    if (!pq8) continue;
+    auto* to =
+        reinterpret_cast<uint16_t*>(tables.words + (size_t{1} * first / kWordRows * n + m) * 256);
+    for (int k = 0; k < 256; k += static_cast<int>(hn::MaxLanes(d8x16))) {
+      hn::StoreInterleaved4(hn::Load(d8x16, entries[0] + k), hn::Load(d8x16, entries[1] + k),
+                            hn::Load(d8x16, entries[2] + k), hn::Load(d8x16, entries[3] + k), d8x16,
+                            to + k * kWordRows);
     }
   }
 }
@@ -121,64 +167,32 @@ HWY_INLINE void FindRanges(const RowFormat& keys, int head_dim, const float* HWY
 // q: [rows] queries of head_dim.
 HWY_NOINLINE void MakeTables(const RowFormat& keys, int head_dim, const float* HWY_RESTRICT q,
                              int rows, float* HWY_RESTRICT memory) {
-  const FloatTag d;
-  const hn::Rebind<uint16_t, FloatTag> d16;
-  const hn::CappedTag<uint16_t, 8> d8x16;
   const CodeTables tables = CodeTables::At(keys, rows, memory);
-  const bool pq8 = keys.id == CodecId::kPq8;
-  const int n = keys.n_subspaces;
   for (int first = 0; first < rows; first += kWordRows) {
-    ProductRanges found[kWordRows];
-    const int n_here = std::min(kWordRows, rows - first);
-    FindRanges(keys, head_dim, q + first * head_dim, n_here, found);
-    for (int r = 0; r < n_here; ++r) {
-      const float* ranges = found[r].ranges;
-      float widest = 0;
-      for (int m = 0; m < n; m += pq8 ? n : kByteSums) {
-        const float* end = ranges + (pq8 ? n : std::min(m + kByteSums, n));
-        widest = std::max(widest, std::accumulate(ranges + m, end, 0.0f));
-      }
-      tables.units[first + r] = widest / (pq8 ? 65535.0f - static_cast<float>(n) : 253.0f);
-      tables.offsets[first + r] =
-          std::accumulate(found[r].least, found[r].least + n, found[r].poison);
-    }
-    alignas(kPageAlignment) uint16_t entries[kWordRows][256] = {};
-    for (int m = 0; m < n; ++m) {
-      for (int r = 0; r < n_here; ++r) {
-        alignas(kPageAlignment) float products[256];
-        CentroidProducts(keys, head_dim, q + (first + r) * head_dim, m, products);
-        const float unit = tables.units[first + r];
-        const auto inverse = hn::Set(d, unit > 1e-30f ? 1.0f / unit : 0.0f);
-        const auto least = hn::Set(d, found[r].least[m]);
-        for (int k = 0; k < PqCentroids(keys.id); k += kLanes) {
-          const auto above = hn::Mul(hn::Sub(hn::Load(d, products + k), least), inverse);
-          hn::Store(hn::DemoteTo(d16, RoundToInt(d, above)), d16, entries[r] + k);
-        }
-        if (!pq8) {
-          std::copy_n(entries[r], 16, tables.bytes + (size_t{1} * m * rows + first + r) * 16);
-        }
-      }
-      if (!pq8) continue;
-      auto* to =
-          reinterpret_cast<uint16_t*>(tables.words + (size_t{1} * first / kWordRows * n + m) * 256);
-      for (int k = 0; k < 256; k += static_cast<int>(hn::MaxLanes(d8x16))) {
-        hn::StoreInterleaved4(hn::Load(d8x16, entries[0] + k), hn::Load(d8x16, entries[1] + k),
-                              hn::Load(d8x16, entries[2] + k), hn::Load(d8x16, entries[3] + k),
-                              d8x16, to + k * kWordRows);
-      }
-    }
+    ForHeight<kWordRows>(std::min(kWordRows, rows - first), [&](auto height) HWY_ATTR {
+      MakeRowTables<height>(keys, head_dim, q + first * head_dim, first, rows, tables);
+    });
   }
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// scores = unit * sums + offset, of u16 sums.
-template <class D>
-HWY_INLINE void StoreScores(D d, hn::Vec<hn::Rebind<uint16_t, D>> sums, const CodeTables& tables,
-                            int r, float* HWY_RESTRICT scores) {
-  const auto sum = hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<D>(), sums));
-  const auto unit = hn::Set(d, tables.units[r]);
-  hn::Store(hn::MulAdd(sum, unit, hn::Set(d, tables.offsets[r])), d, scores + r * kStepEntries);
-}
+// What sums of a row's entries become scores with.
+struct RowUnit {
+  hn::Vec<EightTag> unit;
+  hn::Vec<EightTag> offset;
+
+  RowUnit(const CodeTables& tables, int r)
+      : unit(hn::Set(EightTag(), tables.units[r])),
+        offset(hn::Set(EightTag(), tables.offsets[r])) {}
+
+  // Of as many u16 sums as EightTag has lanes.
+  template <class V16>
+  HWY_INLINE void Store(V16 sums, float* HWY_RESTRICT scores) const {
+    const EightTag d;
+    const auto sum = hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<EightTag>(), sums));
+    hn::Store(hn::MulAdd(sum, unit, offset), d, scores);
+  }
+};
 
 // Scores of R rows against one block of codes; scores [R][kStepEntries].
 template <int R>
@@ -212,7 +226,8 @@ HWY_NOINLINE void ScoreBlockPq8(const CodeTables& tables, const uint8_t* HWY_RES
         hn::LoadInterleaved4(d16, words + e * kWordRows, rows[0], rows[1], rows[2], rows[3]);
         PITH_UNROLL for (int r = 0; r < kWordRows; ++r) {
           if (word * kWordRows + r >= R) break;
-          StoreScores(d, rows[r], tables, word * kWordRows + r, scores + entry + e);
+          const int row = word * kWordRows + r;
+          RowUnit(tables, row).Store(rows[r], scores + row * kStepEntries + entry + e);
         }
       }
     }
@@ -258,14 +273,18 @@ HWY_NOINLINE void ScoreBlockPq4(const CodeTables& tables, const uint8_t* HWY_RES
       add(pair, std::integral_constant<int, 2>());
     }
     if (pair < n_subspaces / 2) add(pair, std::integral_constant<int, 1>());
+    const hn::Half<decltype(d16)> d_half;
+    constexpr bool kTwoBlocks = kWidth == 32;  // of 128 bits, which interleaving stays within
     PITH_UNROLL for (int r = 0; r < R; ++r) {
-      alignas(kPageAlignment) uint16_t sums[kBlockEntries];
-      hn::StoreInterleaved2(hn::Sub(both[r], hn::ShiftLeft<8>(odd[r])), odd[r], d16, sums);
-      const FloatTag d;
-      const hn::Rebind<uint16_t, FloatTag> d_half;
-      for (int i = 0; i < kWidth; i += kLanes) {
-        StoreScores(d, hn::LoadU(d_half, sums + i), tables, r, scores + first + i);
-      }
+      const RowUnit unit(tables, r);
+      const auto even = hn::Sub(both[r], hn::ShiftLeft<8>(odd[r]));
+      const auto lower = hn::InterleaveLower(d16, even, odd[r]);
+      const auto upper = hn::InterleaveUpper(d16, even, odd[r]);
+      float* HWY_RESTRICT to = scores + r * kStepEntries + first;
+      unit.Store(hn::LowerHalf(d_half, lower), to);
+      unit.Store(hn::UpperHalf(d_half, lower), to + (kTwoBlocks ? 16 : 4));
+      unit.Store(hn::LowerHalf(d_half, upper), to + 8);
+      unit.Store(hn::UpperHalf(d_half, upper), to + (kTwoBlocks ? 24 : 12));
     }
   }
 }

@@ -251,15 +251,6 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
 #endif
 }
 
-// fn(std::integral_constant<int, height>()), for heights of 1..kMax.
-template <int kMax, class Fn>
-HWY_INLINE void ForHeight(int height, const Fn& fn) {
-  if constexpr (kMax > 1) {
-    if (height < kMax) return ForHeight<kMax - 1>(height, fn);
-  }
-  fn(std::integral_constant<int, kMax>());
-}
-
 // Rows cut into tiles of nearly equal height, at most kDecodeRows, and their packed queries.
 struct RowTiles {
   int n_rows;

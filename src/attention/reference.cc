@@ -68,7 +68,7 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
       const auto byte = static_cast<uint8_t>(part[place.byte]);
       const int code = format.id == CodecId::kPq8 ? byte : byte >> place.shift & 0xf;
       const double y = centroids[i * PqCentroids(format.id) + code];
-      for (int d = 0; d < head_dim; ++d) row[d] += y * format.codebook[i * head_dim + d];
+      for (int d = 0; d < head_dim; ++d) row[d] += y * format.codebook[d * head_dim + i];
     }
     return;
   }

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "attention/kernels.h"
 #include "attention/softmax_state.h"
@@ -77,6 +78,15 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(y, power));
 }
 
+// fn(std::integral_constant<int, height>()), for heights of 1..kMax.
+template <int kMax, class Fn>
+HWY_INLINE void ForHeight(int height, const Fn& fn) {
+  if constexpr (kMax > 1) {
+    if (height < kMax) return ForHeight<kMax - 1>(height, fn);
+  }
+  fn(std::integral_constant<int, kMax>());
+}
+
 // As Hadamard (cache/hadamard.h).
 inline void Rotate(float* HWY_RESTRICT row, int n) {
 #if HWY_TARGET == HWY_SCALAR
@@ -107,24 +117,43 @@ inline void Rotate(float* HWY_RESTRICT row, int n) {
 #endif
 }
 
-// A query as the keys lie: scaled, rotated for q4, and for codes its products with the rows of the
-// codebook's map. [head_dim]
+// As MapQuery, of kVectors vectors of what it gives.
+template <int kVectors>
+HWY_INLINE void MapTile(const float* HWY_RESTRICT q, int head_dim, const float* HWY_RESTRICT map,
+                        float* HWY_RESTRICT to) {
+  const EightTag d8;
+  hn::Vec<EightTag> sums[kVectors];
+  PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d8);
+  for (int d = 0; d < head_dim; ++d) {
+    const auto x = hn::Set(d8, q[d]);
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+      sums[v] = hn::MulAdd(x, hn::LoadU(d8, map + d * head_dim + v * kEights), sums[v]);
+    }
+  }
+  PITH_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[v], d8, to + v * kEights);
+}
+
+// The coordinates of a query in a codebook's map (cache/pq_layout.h). q, to [head_dim]
+inline HWY_NOINLINE void MapQuery(const float* HWY_RESTRICT q, int head_dim,
+                                  const float* HWY_RESTRICT map, float* HWY_RESTRICT to) {
+  constexpr int kVectors = 8;
+  int i = 0;
+  for (; i + kVectors * kEights <= head_dim; i += kVectors * kEights) {
+    MapTile<kVectors>(q, head_dim, map + i, to + i);
+  }
+  for (; i < head_dim; i += kEights) MapTile<1>(q, head_dim, map + i, to + i);
+}
+
+// A query as the keys lie: scaled, rotated for q4, and for codes its coordinates in the codebook's
+// map. [head_dim]
 HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale,
                           const RowFormat& keys, float* HWY_RESTRICT q) {
   for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
   if (keys.id == CodecId::kQ4) Rotate(q, head_dim);
   if (keys.codebook == nullptr) return;
-  const EightTag d8;
   float plain[kMaxHeadDim];
   std::copy_n(q, head_dim, plain);
-  for (int i = 0; i < head_dim; ++i) {
-    auto sum = hn::Zero(d8);
-    for (int d = 0; d < head_dim; d += static_cast<int>(hn::MaxLanes(d8))) {
-      sum = hn::MulAdd(hn::LoadU(d8, plain + d), hn::LoadU(d8, keys.codebook + i * head_dim + d),
-                       sum);
-    }
-    q[i] = hn::GetLane(hn::SumOfLanes(d8, sum));
-  }
+  MapQuery(plain, head_dim, keys.codebook, q);
 }
 
 // Queries [n_tokens][group][head_dim], tokens q_stride apart, loaded and interleaved by tiles of
@@ -205,7 +234,8 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT scores, int n_visible, float& ma
 
 // How many of the `count` entries from `step` on the row's query sees.
 HWY_INLINE int VisibleInStep(const Segment& s, int row, int64_t step, int count) {
-  const int64_t visible = s.first_visible + row / s.group * int64_t{s.visible_step} - step;
+  const int token = s.n_tokens == 1 ? 0 : row / s.group;  // a division is slow
+  const int64_t visible = s.first_visible + token * int64_t{s.visible_step} - step;
   return static_cast<int>(std::clamp<int64_t>(visible, 0, count));
 }
 

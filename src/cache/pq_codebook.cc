@@ -89,7 +89,10 @@ PqCodebook::PqCodebook(const PqShape& shape, std::span<const float> centre,
   const std::vector<float> origin(dim);
   const std::vector<float> offset = PqCoordinates({origin.data(), 1, dim, dim}, centre, inverse_);
   const size_t width = dim / static_cast<size_t>(shape.n_subspaces);
-  packed_.assign(map.begin(), map.end());
+  packed_.resize(dim * dim);
+  for (size_t i = 0; i < dim; ++i) {
+    for (size_t d = 0; d < dim; ++d) packed_[d * dim + i] = map[i * dim + d];
+  }
   half_norms_.resize(static_cast<size_t>(shape.n_subspaces) * n_centroids);
   for (size_t d = 0; d < dim; ++d) {
     const float* of_subspace = centroids.data() + d / width * n_centroids * width;
@@ -129,7 +132,7 @@ void PqCodebook::Decode(std::span<const uint8_t> codes, float* key) const {
   std::fill_n(key, dim, 0.0f);
   for (size_t i = 0; i < dim; ++i) {
     const float y = packed_[dim * dim + i * n_centroids + codes[i / width]];
-    for (size_t j = 0; j < dim; ++j) key[j] += y * packed_[i * dim + j];
+    for (size_t j = 0; j < dim; ++j) key[j] += y * packed_[j * dim + i];
   }
 }
 

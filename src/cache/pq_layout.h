@@ -30,9 +30,9 @@ constexpr PqPlace PqCode(const RowFormat& format, int slot, int subspace) {
 }
 
 // A head's codebook, as RowFormat has it: map f32 [head_dim][head_dim], then centroids f32
-// [n_subspaces][head_dim/n_subspaces][n_centroids]. A key is sum over i of y[i] map[i], where y is
-// the centroids of its codes, one after another: q . key = y . q' with q'[i] = map[i] . q, a sum
-// over subspaces of what depends on the query and the code alone.
+// [n_subspaces][head_dim/n_subspaces][n_centroids]. Dimension d of a key is map[d] . y, where y is
+// the centroids of its codes, one after another: q . key = y . q' with q' = sum over d of q[d]
+// map[d], a sum over subspaces of what depends on the query and the code alone.
 constexpr size_t PqCodebookFloats(CodecId id, int head_dim) {
   return size_t{1} * head_dim * (head_dim + PqCentroids(id));
 }
