@@ -54,6 +54,13 @@ std::string PlainDecimal(double value) {
   return error == std::errc() ? std::string(text.data(), end) : std::string("?");
 }
 
+// Without what 0.29 * 100 has after its 12th digit.
+double To12Digits(double value) {
+  const std::string text = fmt::format("{:.12g}", value);
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
 bool IsAllDigits(std::string_view text) {
   for (char c : text) {
     if (!IsDigit(c)) return false;
@@ -133,7 +140,7 @@ std::string Keep::ToString() const {
     case Kind::kAll:
       return "100%";
     case Kind::kFraction:
-      return fmt::format("{:.12g}%", fraction * 100.0);
+      return PlainDecimal(To12Digits(fraction * 100.0)) + '%';
     case Kind::kEntries:
       return fmt::format("{}", entries);
     case Kind::kThreshold:

@@ -59,7 +59,7 @@ std::string TiersToString(std::span<const Tier> tiers) {
     if (!text.empty()) text += ',';
     text += tier.key_codec;
     if (tier.value_codec != tier.key_codec) text += '/' + tier.value_codec;
-    text += fmt::format(":{:.12g}%", tier.share * 100);
+    text += ':' + Keep{Keep::Kind::kFraction, tier.share}.ToString();
   }
   return text;
 }

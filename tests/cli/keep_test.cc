@@ -28,9 +28,9 @@ TEST(KeepTest, ReadsItsForms) {
 }
 
 TEST(KeepTest, WritesWhatItReads) {
-  for (const char* text : {"100%", "25%", "29%", "0.1%", "33.3%", "1", "512", "64MiB", "3KiB",
-                           "2GiB", "1000B", "1025B", "tau=-4", "tau=0", "tau=2.5", "tau=-0.1",
-                           "tau=0.000000001", "tau=-123456789012345685803008"}) {
+  for (const char* text : {"100%", "25%", "29%", "0.1%", "33.3%", "0.000001%", "1", "512", "64MiB",
+                           "3KiB", "2GiB", "1000B", "1025B", "tau=-4", "tau=0", "tau=2.5",
+                           "tau=-0.1", "tau=0.000000001", "tau=-123456789012345685803008"}) {
     EXPECT_EQ(Keep::Parse(text).ToString(), text);
   }
 }
@@ -96,6 +96,7 @@ TEST(TiersTest, ReadsAndWritesThem) {
   EXPECT_EQ(tiers[2].value_codec, "q4");
   EXPECT_EQ(tiers[3].value_codec, "q4");
   EXPECT_EQ(TiersToString(tiers), "f16:10%,q8:15.5%,q8/q4:20%,pq8x16/q4:50%");
+  EXPECT_EQ(TiersToString(ParseTiers("q8:0.00001%")), "q8:0.00001%");
   EXPECT_EQ(KeepOf(tiers).fraction, 0.955);
   EXPECT_EQ(KeepOf(ParseTiers("f16:10%,q8:20%")).fraction, 0.3);
   EXPECT_EQ(KeepOf(ParseTiers("f16:30%,q8:70%")).kind, Keep::Kind::kFraction) << "still judged";
