@@ -136,7 +136,7 @@ HWY_INLINE void PackTile(const RowFormat& keys, const float* HWY_RESTRICT q, int
     case CodecId::kQ4:
 #if HWY_TARGET != HWY_SCALAR
       for (int r = 0; r < height; ++r) {
-        RoundQuery(keys.id, q + r * head_dim, head_dim, height, r,
+        RoundQuery(keys, q + r * head_dim, head_dim, height, r,
                    RoundedQueries::At(keys.id, head_dim, height, packed));
       }
 #endif

@@ -84,7 +84,7 @@ HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, i
                  kPanel, keys);
   } else {
     const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, s.head_dim);
-    ConvertQuantisedKeys(s.keys.id, page + begin, count, s.head_dim, kPanel, keys);
+    ConvertQuantisedKeys(s.keys, page + begin, count, s.head_dim, kPanel, keys);
   }
   if (s.values.id == CodecId::kF16) {
     ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,

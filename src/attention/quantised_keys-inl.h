@@ -7,7 +7,8 @@
 //   q8: c * s * u, |c| <= 64, where s is an integer up to 4095 that a pair of neighbours shares and
 //     u = m / (64 * 4095), so that it errs by at most h = (max |q| of the pair / 64 + u) / 2;
 //   q4: c * u, |c| <= 127, u = m / 127, so that it errs by at most h = m / 254.
-// A score errs by at most the sum over dimensions of h * |k|.
+// A score errs by at most the sum over dimensions of h * |k|. Where keys have a frame, q and k are
+// as the rows lie, k without the centre, whose product with the query is added unrounded.
 #if defined(PITH_ATTENTION_QUANTISED_KEYS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PITH_ATTENTION_QUANTISED_KEYS_INL_H_
 #undef PITH_ATTENTION_QUANTISED_KEYS_INL_H_
@@ -32,29 +33,34 @@ struct RoundedQueries {
   int32_t* pairs;    // q8: [head_dim/4], of the two pairs of a step what they are multiples of
   int32_t* offsets;  // [n_scales]: what the zero of the keys adds to a sum, negated
   float* units;      // [1]
+  float* shifts;     // [1]: the query's product with the centre of the keys
 
   static RoundedQueries At(CodecId id, int head_dim, int rows, float* memory) {
     auto* codes = reinterpret_cast<int32_t*>(memory);
     int32_t* pairs = codes + head_dim / (id == CodecId::kQ8 ? 4 : 2) * rows;
     int32_t* offsets = codes + head_dim / 2 * rows;
-    return {codes, pairs, offsets, memory + (head_dim / 2 + ScaleCount(head_dim)) * rows};
+    float* units = memory + (head_dim / 2 + ScaleCount(head_dim)) * rows;
+    return {codes, pairs, offsets, units, units + rows};
   }
 };
 
 #if HWY_TARGET != HWY_SCALAR
 // q [head_dim] becomes row r of a tile of `rows`.
-HWY_NOINLINE void RoundQuery(CodecId id, const float* HWY_RESTRICT q, int head_dim, int rows, int r,
-                             const RoundedQueries& to) {
+HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q, int head_dim,
+                             int rows, int r, const RoundedQueries& to) {
   const FourTag d;
   const hn::RebindToSigned<FourTag> d32;
-  const bool q8 = id == CodecId::kQ8;
+  const bool q8 = keys.id == CodecId::kQ8;
   auto max = hn::Zero(d);
   auto poison = hn::Zero(d);  // NaN if anything is not finite, which no integer can say
+  auto shift = hn::Zero(d);
   for (int i = 0; i < head_dim; i += 4) {
     const auto x = hn::LoadU(d, q + i);
     max = hn::Max(max, hn::Abs(x));
     poison = hn::MulAdd(x, hn::Zero(d), poison);
+    if (keys.centre != nullptr) shift = hn::MulAdd(x, hn::LoadU(d, keys.centre + i), shift);
   }
+  to.shifts[r] = hn::GetLane(hn::SumOfLanes(d, shift));
   const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
   const float limit = q8 ? 64.0f * 4095.0f : 127.0f;
   to.units[r] = largest / limit + hn::GetLane(hn::SumOfLanes(d, poison));
@@ -233,9 +239,10 @@ HWY_NOINLINE void ScoreQuantised(const RoundedQueries& q, const std::byte* HWY_R
   const FloatTag d;
   PITH_UNROLL for (int r = 0; r < R; ++r) {
     const auto unit = hn::Set(d, q.units[r]);
+    const auto shift = hn::Set(d, q.shifts[r]);
     float* HWY_RESTRICT of_row = scores + r * kStepEntries;
     PITH_UNROLL for (int i = 0; i < kBlockEntries; i += kLanes) {
-      hn::Store(hn::Mul(unit, hn::Load(d, of_row + i)), d, of_row + i);
+      hn::Store(hn::MulAdd(unit, hn::Load(d, of_row + i), shift), d, of_row + i);
     }
   }
 }
@@ -244,8 +251,12 @@ HWY_NOINLINE void ScoreQuantised(const RoundedQueries& q, const std::byte* HWY_R
 
 // Blocks of q8 or q4 keys of up to n entries to panels [n / kPanel][head_dim][kPanel] f32; q4 stays
 // rotated.
-HWY_NOINLINE void ConvertQuantisedKeys(CodecId id, const std::byte* HWY_RESTRICT blocks, int n,
-                                       int head_dim, int panel_width, float* HWY_RESTRICT panels) {
+HWY_NOINLINE void ConvertQuantisedKeys(const RowFormat& keys, const std::byte* HWY_RESTRICT blocks,
+                                       int n, int head_dim, int panel_width,
+                                       float* HWY_RESTRICT panels) {
+  static constexpr float kNone[kMaxHeadDim] = {};
+  const CodecId id = keys.id;
+  const float* centre = keys.centre != nullptr ? keys.centre : kNone;
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> d32;
   const hn::Rebind<uint16_t, FloatTag> d16;
@@ -265,7 +276,7 @@ HWY_NOINLINE void ConvertQuantisedKeys(CodecId id, const std::byte* HWY_RESTRICT
       const uint8_t* HWY_RESTRICT of_step = codes + i / 4 * kBlockEntries * bytes;
       const auto store = [&](int j, auto code) HWY_ATTR {
         const auto x = hn::ConvertTo(d, hn::Sub(hn::And(code, mask), zero));
-        hn::Store(hn::Mul(scale, x), d, to + (i + j) * panel_width);
+        hn::Store(hn::MulAdd(scale, x, hn::Set(d, centre[i + j])), d, to + (i + j) * panel_width);
       };
       if (id == CodecId::kQ8) {
         const auto four = hn::LoadU(d32, reinterpret_cast<const int32_t*>(of_step));

@@ -78,8 +78,10 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
     std::memcpy(&scale, part + layout.Scale(slot, d / kScaleDims), sizeof scale);
     const QuantisedLayout::Place place = layout.Code(slot, d);
     row[d] = HalfToDouble(scale) * layout.CodeAt(part, place);
+    if (format.centre != nullptr) row[d] += format.centre[d];
   }
   if (format.id == CodecId::kQ4) RotateBack(row, head_dim);
+  for (int d = 0; format.spread != nullptr && d < head_dim; ++d) row[d] *= format.spread[d];
 }
 
 // The entries of a head.

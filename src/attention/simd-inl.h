@@ -144,11 +144,12 @@ inline HWY_NOINLINE void MapQuery(const float* HWY_RESTRICT q, int head_dim,
   for (; i < head_dim; i += kEights) MapTile<1>(q, head_dim, map + i, to + i);
 }
 
-// A query as the keys lie: scaled, rotated for q4, and for codes its coordinates in the codebook's
-// map. [head_dim]
+// A query as the keys lie: scaled, multiplied by what they were divided by, rotated for q4, and for
+// codes its coordinates in the codebook's map. [head_dim]
 HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale,
                           const RowFormat& keys, float* HWY_RESTRICT q) {
   for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
+  for (int d = 0; keys.spread != nullptr && d < head_dim; ++d) q[d] *= keys.spread[d];
   if (keys.id == CodecId::kQ4) Rotate(q, head_dim);
   if (keys.codebook == nullptr) return;
   float plain[kMaxHeadDim];

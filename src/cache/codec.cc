@@ -58,12 +58,12 @@ std::vector<PqCodebook> CodebooksOf(const PqShape& shape, const PqCodebooks* all
 }  // namespace
 
 std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim,
-                                    const PqCodebooks* codebooks) {
+                                    const PqCodebooks* codebooks, const KeyFrames* frames) {
   if (name == "f16") return std::make_unique<F16KeyCodec>(head_dim);
   if (name == "q8")
-    return std::make_unique<QuantisedCodec>(CodecId::kQ8, PagePart::kKeys, head_dim);
+    return std::make_unique<QuantisedCodec>(CodecId::kQ8, PagePart::kKeys, head_dim, frames);
   if (name == "q4")
-    return std::make_unique<QuantisedCodec>(CodecId::kQ4, PagePart::kKeys, head_dim);
+    return std::make_unique<QuantisedCodec>(CodecId::kQ4, PagePart::kKeys, head_dim, frames);
   if (const auto shape = PqShapeFor(name, head_dim)) {
     return std::make_unique<PqKeyCodec>(CodebooksOf(*shape, codebooks));
   }
@@ -80,11 +80,11 @@ std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim) {
 }
 
 std::vector<TierCodecs> MakeTiers(std::span<const Tier> tiers, int head_dim,
-                                  const PqCodebooks* codebooks) {
+                                  const PqCodebooks* codebooks, const KeyFrames* frames) {
   BytesOfTiers(tiers, head_dim);
   std::vector<TierCodecs> codecs;
   for (const Tier& tier : tiers) {
-    codecs.push_back({MakeKeyCodec(tier.key_codec, head_dim, codebooks),
+    codecs.push_back({MakeKeyCodec(tier.key_codec, head_dim, codebooks, frames),
                       MakeValueCodec(tier.value_codec, head_dim)});
   }
   return codecs;

@@ -9,6 +9,7 @@
 
 #include "base/matrix_view.h"
 #include "cache/layout.h"
+#include "model/key_frames.h"
 #include "pith/plan.h"
 
 namespace pith {
@@ -35,10 +36,12 @@ class Codec {
 };
 
 // Known: "f16", "q8" and "q4", for keys also "pq8xM" and "pq4xM", whose codebooks must be among the
-// model's. Throw Error(kInvalidArgument) naming the known ones, or saying what the codec asks of
-// head_dim or how its codebooks are made.
+// model's. "q8" and "q4" code keys in the model's frames, if it has any. Throw
+// Error(kInvalidArgument) naming the known ones, or saying what the codec asks of head_dim or how
+// its codebooks are made.
 std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim,
-                                    const PqCodebooks* codebooks = nullptr);
+                                    const PqCodebooks* codebooks = nullptr,
+                                    const KeyFrames* frames = nullptr);
 std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim);
 
 // How the entries of one tier are stored.
@@ -52,7 +55,8 @@ struct TierCodecs {
 // As Plan::StoredTiers names them. Throws as above, and where they are too many or one does not
 // take fewer bytes than the one before it.
 std::vector<TierCodecs> MakeTiers(std::span<const Tier> tiers, int head_dim,
-                                  const PqCodebooks* codebooks = nullptr);
+                                  const PqCodebooks* codebooks = nullptr,
+                                  const KeyFrames* frames = nullptr);
 
 // What a tier takes, known without codebooks. Throws as above but for these.
 struct TierBytes {

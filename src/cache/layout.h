@@ -27,6 +27,10 @@ struct RowFormat {
   const float* codebook =
       nullptr;          // of this (layer, KV head), where the codec has one: pq_layout.h
   int n_subspaces = 0;  // of codes of product quantisation
+  // Of integers, both or neither: before a row was rotated it was divided by `spread`, and what is
+  // coded lacks `centre`. [head_dim] each
+  const float* spread = nullptr;
+  const float* centre = nullptr;
 };
 
 // Entries of one head that are stored alike. Entry i is in pages[i / 64], slot i % 64.

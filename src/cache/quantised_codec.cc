@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include <ggml.h>
 
@@ -85,22 +86,40 @@ bool QuantisedCodec::Stores(int head_dim) {
   return head_dim > 0 && head_dim % 8 == 0 && head_dim <= kMaxHeadDim;
 }
 
-QuantisedCodec::QuantisedCodec(CodecId id, PagePart part, int head_dim)
+QuantisedCodec::QuantisedCodec(CodecId id, PagePart part, int head_dim, const KeyFrames* frames)
     : layout_{id, part, head_dim} {
   if (!Stores(head_dim)) {
     Fail(ErrorCode::kInvalidArgument,
          "The codec {} stores rows of a multiple of 8 dimensions up to {}; this model's have {}.",
          name(), kMaxHeadDim, head_dim);
   }
+  if (frames == nullptr) return;
+  frames_ = *frames;
+  std::vector<float>& centres = frames_.centres;
+  std::ranges::transform(centres, frames_.spreads, centres.begin(), std::divides<>());
+  for (size_t i = 0; id == CodecId::kQ4 && i < centres.size(); i += head_dim) {
+    Hadamard(&centres[i], head_dim);
+  }
 }
 
-void QuantisedCodec::Encode(int, MatrixView<const float> rows, int slot, std::byte* part) const {
+RowFormat QuantisedCodec::Format(int head) const {
+  if (frames_.centres.empty()) return {.id = layout_.id};
+  const size_t at = size_t{1} * head * layout_.head_dim;
+  return {.id = layout_.id, .spread = &frames_.spreads[at], .centre = &frames_.centres[at]};
+}
+
+void QuantisedCodec::Encode(int head, MatrixView<const float> rows, int slot,
+                            std::byte* part) const {
   const bool q4 = layout_.id == CodecId::kQ4;
   const int head_dim = layout_.head_dim;
+  const RowFormat format = Format(head);
+  const bool framed = format.centre != nullptr;
   std::array<float, kMaxHeadDim> row;
   for (size_t i = 0; i < rows.rows; ++i, ++slot) {
     std::copy_n(rows.row(i), head_dim, row.begin());
+    for (int d = 0; framed && d < head_dim; ++d) row[d] /= format.spread[d];
     if (q4) Hadamard(row.data(), head_dim);
+    for (int d = 0; framed && d < head_dim; ++d) row[d] -= format.centre[d];
     for (int begin = 0; begin < head_dim; begin += kScaleDims) {
       const int n = std::min(kScaleDims, head_dim - begin);
       const Block block = q4 ? EncodeQ4(&row[begin], n) : EncodeQ8(&row[begin], n);
@@ -115,15 +134,19 @@ void QuantisedCodec::Encode(int, MatrixView<const float> rows, int slot, std::by
   }
 }
 
-void QuantisedCodec::Decode(int, const std::byte* part, int slot, float* row) const {
+void QuantisedCodec::Decode(int head, const std::byte* part, int slot, float* row) const {
   const bool q4 = layout_.id == CodecId::kQ4;
+  const RowFormat format = Format(head);
+  const bool framed = format.centre != nullptr;
   for (int d = 0; d < layout_.head_dim; ++d) {
     F16 scale = 0;
     std::memcpy(&scale, part + layout_.Scale(slot, d / kScaleDims), sizeof scale);
     const QuantisedLayout::Place place = layout_.Code(slot, d);
     row[d] = ggml_fp16_to_fp32(scale) * static_cast<float>(layout_.CodeAt(part, place));
+    if (framed) row[d] += format.centre[d];
   }
   if (q4) Hadamard(row, layout_.head_dim);
+  for (int d = 0; framed && d < layout_.head_dim; ++d) row[d] *= format.spread[d];
 }
 
 void QuantisedCodec::Move(const std::byte* from, int from_slot, std::byte* to, int to_slot) const {

@@ -40,19 +40,20 @@ const Plan& Checked(const Plan& plan, const ModelInfo& model) {
   return plan;
 }
 
-std::vector<TierCodecs> TiersOf(const Plan& plan, const ModelInfo& model) {
+std::vector<TierCodecs> TiersOf(const Plan& plan, const Model& model) {
   std::optional<PqCodebooks> codebooks;
   if (!PartsOfCodecs(plan).empty() && plan.calibration) {
-    plan.calibration->CheckFits(model);
-    if (plan.calibration->codebooks) codebooks = plan.calibration->CodebooksFor(model);
+    plan.calibration->CheckFits(model.info());
+    if (plan.calibration->codebooks) codebooks = plan.calibration->CodebooksFor(model.info());
   }
-  return MakeTiers(plan.StoredTiers(), model.head_dim, codebooks ? &*codebooks : nullptr);
+  return MakeTiers(plan.StoredTiers(), model.info().head_dim, codebooks ? &*codebooks : nullptr,
+                   plan.has_codes() ? &model.impl().key_frames() : nullptr);
 }
 
 }  // namespace
 
 Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOptions& options)
-    : Impl(model_in, plan_in, options, TiersOf(plan_in, model_in.info())) {}
+    : Impl(model_in, plan_in, options, TiersOf(plan_in, model_in)) {}
 
 Session::Impl::Impl(const Model& model_in, const Plan& plan_in, const SessionOptions& options,
                     std::vector<TierCodecs> tiers)

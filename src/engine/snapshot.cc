@@ -15,6 +15,14 @@
 namespace pith {
 namespace {
 
+// Whether keys of any tier are coded in frames of the model, and which.
+int KeyFramesOf(const Cache& cache) {
+  const std::vector<TierCodecs> tiers = cache.codecs();
+  const bool framed = std::ranges::any_of(
+      tiers, [](const auto& tier) { return tier.keys->Format(0).centre != nullptr; });
+  return framed ? kKeyFramesVersion : 0;
+}
+
 SnapshotManifest ManifestOf(const Session::Impl& session,
                             const std::map<std::string, std::string>& notes) {
   const ModelInfo& info = session.model.info();
@@ -40,6 +48,7 @@ SnapshotManifest ManifestOf(const Session::Impl& session,
     }
   }
   manifest.n_stored = session.n_stored;
+  manifest.key_frames = KeyFramesOf(session.cache);
   manifest.notes = notes;
   return manifest;
 }
@@ -152,6 +161,12 @@ Session Session::Load(const Model& model, const std::filesystem::path& file,
   if (manifest.n_read > session->n_ctx) {
     Fail(ErrorCode::kInvalidArgument, "{}: {} tokens were read, over the context of {}", name,
          manifest.n_read, session->n_ctx);
+  }
+  if (const int wanted = KeyFramesOf(session->cache); manifest.key_frames != wanted) {
+    Fail(ErrorCode::kMismatch,
+         "{}: its keys are coded in frames {} (0: none), but pith now reads this model's in frames "
+         "{}; make it again",
+         name, manifest.key_frames, wanted);
   }
   session->tokens.assign(snapshot.tokens().begin(), snapshot.tokens().end());
   session->logits.assign(snapshot.logits().begin(), snapshot.logits().end());

@@ -221,6 +221,7 @@ std::string ManifestText(const SnapshotManifest& manifest) {
   if (!plan.tiers.empty()) json["plan"]["tiers"] = TiersToString(plan.tiers);
   if (plan.has_codes()) {
     json["codes"] = {{"entries", manifest.coded}, {"n_stored", manifest.n_stored}};
+    if (manifest.key_frames > 0) json["codes"]["key_frames"] = manifest.key_frames;
   }
   for (const auto& section : manifest.sections) {
     json["sections"].push_back({{"name", section.name},
@@ -267,6 +268,9 @@ SnapshotManifest ParseManifest(std::string_view text, const std::string& name) {
   if (manifest.plan.has_codes()) {
     const Fields codes = fields.Object("codes");
     manifest.n_stored = codes.Int("n_stored", 0, manifest.n_read);
+    if (codes.Has("key_frames")) {
+      manifest.key_frames = static_cast<int>(codes.Int("key_frames", 1, kMaxInt));
+    }
     const Json& tiers = codes.Array("entries");
     const size_t n_tiers = manifest.plan.StoredTiers().size() - 1;
     if (tiers.size() != n_tiers) {

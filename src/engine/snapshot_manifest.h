@@ -36,6 +36,7 @@ struct SnapshotManifest {
   // Of these, in each tier from 1 on. [n_tiers - 1][n_layers * n_kv_heads]
   std::vector<std::vector<int64_t>> coded;
   int64_t n_stored = 0;  // as in the session, where there are codes
+  int key_frames = 0;    // kKeyFramesVersion where keys are coded in frames of the model
   std::map<std::string, std::string> notes;
   std::vector<Section> sections;
 };

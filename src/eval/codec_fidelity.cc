@@ -134,7 +134,9 @@ std::vector<CodecOutcome> RunCodecs(const Model& model, const TextPiece& piece,
          n_queries, piece.tokens.size());
   }
   std::vector<std::unique_ptr<KeyCoding>> codings;
-  for (const Plan& plan : plans) codings.push_back(MakeKeyCoding(plan, info));
+  for (const Plan& plan : plans) {
+    codings.push_back(MakeKeyCoding(plan, info, &model.impl().key_frames()));
+  }
   LastQueries queries(info, n, n_queries);
   Session session(model, {}, options);
   session.impl().SetQueryTap([&](int layer, int32_t first, int rows, const float* q) {

@@ -91,14 +91,15 @@ class Int2Coding : public KeyCoding {
 
 }  // namespace
 
-std::unique_ptr<KeyCoding> MakeKeyCoding(const Plan& plan, const ModelInfo& info) {
+std::unique_ptr<KeyCoding> MakeKeyCoding(const Plan& plan, const ModelInfo& info,
+                                         const KeyFrames* frames) {
   if (plan.key_codec == "int2") return std::make_unique<Int2Coding>(info.head_dim);
   std::optional<PqCodebooks> codebooks;
   if (plan.calibration && plan.calibration->codebooks) {
     codebooks = plan.calibration->CodebooksFor(info);
   }
   return std::make_unique<CacheCoding>(
-      MakeKeyCodec(plan.key_codec, info.head_dim, codebooks ? &*codebooks : nullptr));
+      MakeKeyCodec(plan.key_codec, info.head_dim, codebooks ? &*codebooks : nullptr, frames));
 }
 
 std::vector<std::string> KeyCodingNames(const Calibration* calibration) {

@@ -3,12 +3,10 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include <fmt/format.h>
-#include <ggml.h>
 
-#include "base/fail.h"
+#include "model/weight_rows.h"
 
 namespace pith {
 namespace {
@@ -16,8 +14,7 @@ namespace {
 template <typename T>
 using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// Rows that are worked on at a time, so that no whole matrix is laid out in floats.
-constexpr int64_t kBlockRows = 128;
+constexpr int64_t kBlockRows = 128;  // whose norms are taken at a time
 
 }  // namespace
 
@@ -31,41 +28,18 @@ OutputNorms::OutputNorms(const GgufFile& file, const HyperParams& hparams)
 OutputNorms::~OutputNorms() = default;
 
 void OutputNorms::Make(int layer, std::vector<float>& gram) const {
-  const std::string name = fmt::format("blk.{}.attn_output.weight", layer);
-  const ggml_tensor* tensor = file_.FindTensor(name);
-  if (!tensor) Fail(ErrorCode::kFormat, "{}: tensor {} is missing", file_.name(), name);
   const int64_t n_in = int64_t{n_heads_} * head_dim_;
-  if (tensor->ne[0] != n_in || ggml_nrows(tensor) != n_embd_) {
-    Fail(ErrorCode::kFormat, "{}: tensor {} has shape [{}, {}], expected [{}, {}]", file_.name(),
-         name, tensor->ne[0], ggml_nrows(tensor), n_in, n_embd_);
-  }
-  const auto to_float = ggml_get_type_traits(tensor->type)->to_float;
-  if (!to_float && tensor->type != GGML_TYPE_F32) {
-    Fail(ErrorCode::kUnsupported, "{}: tensor {} is of type {}, which cannot be turned into floats",
-         file_.name(), name, ggml_type_name(tensor->type));
-  }
-
-  const auto bytes = file_.TensorBytes(*tensor);
-  const size_t row_bytes = ggml_row_size(tensor->type, n_in);
-  RowMajor<float> rows(std::min<int64_t>(kBlockRows, n_embd_), n_in);
   RowMajor<double> sum = RowMajor<double>::Zero(n_in, head_dim_);  // the heads below each other
-  for (int64_t begin = 0; begin < n_embd_; begin += rows.rows()) {
-    const int64_t n = std::min<int64_t>(rows.rows(), n_embd_ - begin);
-    for (int64_t i = 0; i < n; ++i) {
-      const std::byte* row = bytes.data() + static_cast<size_t>(begin + i) * row_bytes;
-      if (to_float) {
-        to_float(row, rows.row(i).data(), n_in);
-      } else {
-        std::memcpy(rows.row(i).data(), row, row_bytes);
-      }
-    }
-    for (int64_t head = 0; head < n_heads_; ++head) {
-      const auto part = rows.block(0, head * head_dim_, n, head_dim_);
-      const RowMajor<float> product = part.transpose() * part;
-      sum.middleRows(head * head_dim_, head_dim_) += product.cast<double>();
-    }
-  }
-  file_.Release(bytes);
+  ForEachWeightRows(file_, fmt::format("blk.{}.attn_output.weight", layer), n_in, n_embd_,
+                    [&](int64_t, MatrixView<const float> rows) {
+                      const Eigen::Map<const RowMajor<float>> all(
+                          rows.data, static_cast<Eigen::Index>(rows.rows), n_in);
+                      for (int64_t head = 0; head < n_heads_; ++head) {
+                        const auto part = all.middleCols(head * head_dim_, head_dim_);
+                        const RowMajor<float> product = part.transpose() * part;
+                        sum.middleRows(head * head_dim_, head_dim_) += product.cast<double>();
+                      }
+                    });
   gram.resize(static_cast<size_t>(n_in * head_dim_));
   Eigen::Map<RowMajor<float>>(gram.data(), n_in, head_dim_) = sum.cast<float>();
 }

@@ -16,20 +16,10 @@ float TurningDimension(const HyperParams& h, float turns) {
          (2 * std::log(h.rope_freq_base));
 }
 
-template <typename Map>
-void ForEachPair(const Rotation& rotation, float* row, const Map& map) {
-  const size_t n = rotation.cos.size();
-  for (size_t i = 0; i < n; ++i) {
-    float& x = row[rotation.interleaved ? 2 * i : i];
-    float& y = row[rotation.interleaved ? 2 * i + 1 : i + n];
-    map(i, x, y);
-  }
-}
-
 }  // namespace
 
 void Rotation::Turn(float* row) const {
-  ForEachPair(*this, row, [&](size_t i, float& x, float& y) {
+  ForEachPair(row, [&](size_t i, float& x, float& y) {
     const float turned = x * cos[i] - y * sin[i];
     y = x * sin[i] + y * cos[i];
     x = turned;
@@ -37,7 +27,7 @@ void Rotation::Turn(float* row) const {
 }
 
 void Rotation::TurnBack(float* row) const {
-  ForEachPair(*this, row, [&](size_t i, float& x, float& y) {
+  ForEachPair(row, [&](size_t i, float& x, float& y) {
     const float square = cos[i] * cos[i] + sin[i] * sin[i];
     const float turned = (x * cos[i] + y * sin[i]) / square;
     y = (y * cos[i] - x * sin[i]) / square;

@@ -21,7 +21,18 @@ struct Rotation {
   void Turn(float* row) const;
   // The inverse; the map must have one, as that of a position does.
   void TurnBack(float* row) const;
+  // map(i, x, y) for each pair i of the row, which it may change.
+  template <typename Map>
+  void ForEachPair(float* row, const Map& map) const;
 };
+
+template <typename Map>
+void Rotation::ForEachPair(float* row, const Map& map) const {
+  const size_t n = cos.size();
+  for (size_t i = 0; i < n; ++i) {
+    map(i, row[interleaved ? 2 * i : i], row[interleaved ? 2 * i + 1 : i + n]);
+  }
+}
 
 class Rope {
  public:

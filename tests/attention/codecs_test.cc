@@ -166,6 +166,126 @@ TEST_P(Codecs, ScoresStayWithinTheirBound) {
   }
 }
 
+// Keys with a frame: a large centre, which the scores have as a whole, and spreads.
+class Framed {
+ public:
+  Framed(const std::string& name, int head_dim) : names_{name, "f16"} {
+    std::minstd_rand random(head_dim);
+    KeyFrames frames;
+    for (int d = 0; d < head_dim; ++d) {
+      frames.centres.push_back(static_cast<float>(random() % 1000) / 10 - 50);
+      frames.spreads.push_back(std::exp2(static_cast<float>(random() % 5) - 2));
+    }
+    names_.codes = MakeKeyCodec(name, head_dim, nullptr, &frames);
+    format_ = names_.codes->Format(0);
+    frames_ = frames;
+  }
+
+  // Keys are centre + spread * x, x in -2..2.
+  Problem Make(int group, const std::vector<int64_t>& counts, int n_tokens) const {
+    const auto head_dim = static_cast<int>(frames_.centres.size());
+    Problem p = MakeProblem(head_dim, group, counts, n_tokens, false, 3, 1.0f, names_);
+    std::minstd_rand random(5);
+    std::vector<float> key(head_dim), value(head_dim);
+    for (size_t head = 0; head < counts.size(); ++head) {
+      for (int64_t i = 0; i < counts[head]; ++i) {
+        for (int d = 0; d < head_dim; ++d) {
+          const float x = static_cast<float>(random() % 65536) / 16384.0f - 2.0f;
+          key[d] = frames_.centres[d] + frames_.spreads[d] * x;
+          value[d] = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+        }
+        p.heads[head]->Set(i, key.data(), value.data());
+      }
+    }
+    return p;
+  }
+  // What a score errs by, in all: of the query's rounding and of f32, for keys as they lie.
+  double Bound(const Problem& p, const float* q, bool rounds) const {
+    const int head_dim = p.shape.head_dim;
+    std::vector<float> row(q, q + head_dim);
+    for (int d = 0; d < head_dim; ++d) row[d] *= format_.spread[d];
+    const bool q4 = format_.id == CodecId::kQ4;
+    if (q4) Hadamard(row.data(), head_dim);
+    double bound = 0;
+    for (int d = 0; d < head_dim; ++d) {
+      const double most = q4 ? 2 * std::sqrt(head_dim) : 2.1;  // of x, which may be rotated
+      const double step = rounds ? QueryStep(names_.keys, row.data(), head_dim, d) : 0;
+      bound += step * most + 1e-6 * std::fabs(row[d]) * (most + std::fabs(format_.centre[d]));
+    }
+    return bound * p.shape.scale;
+  }
+
+ private:
+  CodecNames names_;
+  KeyFrames frames_;
+  RowFormat format_;
+};
+
+TEST_P(Codecs, ScoresOfFramedKeysHaveTheirCentre) {
+  for (const std::string name : {"q8", "q4"}) {
+    for (const int head_dim : {64, 80, 128}) {
+      for (const int group : {1, 3, 7}) {
+        if (CurrentKernels().score == nullptr) continue;
+        const Framed framed(name, head_dim);
+        const Problem p = framed.Make(group, {97}, 1);
+        std::vector<double> bounds;
+        for (int r = 0; r < group; ++r) {
+          bounds.push_back(framed.Bound(p, &p.q[size_t{1} * r * head_dim], true));
+        }
+        double worst = 0, largest = 0;
+        CompareScores(p, [&](const float* q, const std::vector<float>&, float got, double want) {
+          const double bound = bounds[(q - p.q.data()) / head_dim];
+          const double error = std::fabs(got - want) / bound;
+          if (!(error <= worst)) worst = error;
+          largest = std::max(largest, std::fabs(want) / bound);
+        });
+        EXPECT_LE(worst, 1.0) << name << " " << head_dim << " " << group;
+        EXPECT_GE(largest, 2.0);  // else the bound says nothing of the centre
+      }
+    }
+  }
+}
+
+// Beside exact keys of the same head, so that a centre that is missing or doubled is seen.
+TEST_P(Codecs, FramedKeysMatchReferenceBesideExactOnes) {
+  for (const std::string name : {"q8", "q4"}) {
+    for (const int head_dim : {64, 80}) {
+      for (const int n_tokens : {1, 131}) {
+        const int group = 2;
+        const Framed framed(name, head_dim);
+        Problem p = framed.Make(group, {97}, n_tokens);
+        for (float& x : p.q) x /= 16;  // so that weights differ but all count
+        Problem exact = MakeProblem(head_dim, group, {40}, n_tokens, false, 9);
+        for (int64_t i = 0; i < 40; ++i) {
+          exact.heads[0]->Set(i, p.heads[0]->Key(i).data(), std::vector<float>(head_dim).data());
+        }
+        std::vector<HeadView> views = p.views();
+        views[0].tiers[1] = views[0].tiers[0];
+        views[0].tiers[0] = exact.views()[0].tiers[0];
+        views[0].n_tiers = 2;
+        std::vector<float> got(p.q.size(), kNan);
+        std::vector<double> want(p.q.size());
+        AttentionPlan plan(p.shape, 1);
+        plan.Prepare(n_tokens);
+        plan.Run(p.q.data(), views, got.data(), 0, 1);
+        ReferenceAttention(p.shape, p.q.data(), n_tokens, views, want.data());
+        const bool rounds = n_tokens * group <= CurrentKernels().decode_max_rows;
+        double worst = 0, size = 0;
+        for (size_t i = 0; i < got.size(); ++i) {
+          const float* q = &p.q[i / head_dim * head_dim];
+          // Weights err by twice what scores do, relatively, and so do outputs of values up to 1.
+          const double error =
+              std::fabs(got[i] - want[i]) / (2 * framed.Bound(p, q, rounds) + 1e-5);
+          if (!(error <= worst)) worst = error;
+          size = std::max(size, std::fabs(want[i]));
+        }
+        EXPECT_LE(worst, 1.0) << name << " " << head_dim << " " << n_tokens;
+        EXPECT_GE(size, 0.05);
+      }
+    }
+  }
+}
+
 // Entries that weigh the same and have the same scales: no weight is rounded, so that where the
 // codes lie is held to the tolerance of f32.
 TEST_P(Codecs, EqualWeightsAreExact) {

@@ -38,7 +38,7 @@ inline constexpr int kEvery = 1;
 struct CodecNames {
   std::string keys = "f16";
   std::string values = "f16";
-  std::shared_ptr<const Codec> codes = nullptr;  // of the keys, where they have codebooks
+  std::shared_ptr<const Codec> codes = nullptr;  // of keys that have codebooks or frames
 };
 
 // One KV head's entries in pages that are aligned, scattered and full of NaN where nobody wrote.

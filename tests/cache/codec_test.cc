@@ -182,6 +182,47 @@ TEST(Codec, RotationSpreadsWhatIsLarge) {
   EXPECT_LE(std::sqrt(error2 / 64), 1.6);  // a step of row / 8 would lose elements of size 3
 }
 
+// Of rows that have a large part in common, in frames that say what it is, and where it differs.
+TEST_P(QuantisedCodecTest, FramesLeaveTheBitsToWhatDiffers) {
+  const int head_dim = GetParam();
+  const size_t dims = head_dim;
+  constexpr int kHeads = 2;
+  KeyFrames frames;
+  for (const float x : RandomRows(kHeads * dims, 6)) {
+    frames.centres.push_back(20 * x);
+    frames.spreads.push_back(std::exp2(std::round(x / 2)));
+  }
+  for (const char* name : {"q8", "q4"}) {
+    const auto plain = MakeKeyCodec(name, head_dim);
+    const auto framed = MakeKeyCodec(name, head_dim, nullptr, &frames);
+    EXPECT_EQ(framed->PageBytes(), plain->PageBytes());
+    EXPECT_EQ(plain->Format(1).centre, nullptr);
+    for (int head = 0; head < kHeads; ++head) {
+      const float* centre = &frames.centres[head * dims];
+      const float* spread = &frames.spreads[head * dims];
+      std::vector<float> rows = RandomRows(kPageEntries * dims, 7), row(dims), x(dims);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        rows[i] = centre[i % dims] + spread[i % dims] * rows[i];
+      }
+      // The mean square of an error, in units of the spread.
+      const auto error = [&](const Codec& codec) {
+        std::vector<std::byte> page(codec.PageBytes());
+        codec.Encode(head, {rows.data(), kPageEntries, dims, dims}, 0, page.data());
+        double sum = 0;
+        for (int i = 0; i < kPageEntries; ++i) {
+          codec.Decode(head, page.data(), i, row.data());
+          for (size_t d = 0; d < dims; ++d) {
+            sum += std::pow((row[d] - rows[i * dims + d]) / spread[d], 2);
+          }
+        }
+        return sum / static_cast<double>(rows.size());
+      };
+      EXPECT_LE(error(*framed), name[1] == '8' ? 2e-3 : 0.25) << name;
+      EXPECT_LE(error(*framed), error(*plain) / 50) << name;
+    }
+  }
+}
+
 TEST(Codec, UnknownNamesAreRefused) {
   EXPECT_THROW(MakeKeyCodec("f17", 64), Error);
   EXPECT_THROW(MakeValueCodec("", 64), Error);

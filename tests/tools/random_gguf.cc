@@ -280,8 +280,8 @@ class Writer {
   void AddNorm(const std::string& name, int64_t n) {
     Add(name + ".weight", GGML_TYPE_F32, n, 0, 1, 0.1f);
   }
-  void AddBias(const std::string& name, int64_t n) {
-    Add(name + ".bias", GGML_TYPE_F32, n, 0, 0, 0.3f);
+  void AddBias(const std::string& name, int64_t n, float deviation = 0.3f) {
+    Add(name + ".bias", GGML_TYPE_F32, n, 0, 0, deviation);
   }
 
   void PlanTensors() {
@@ -303,7 +303,7 @@ class Writer {
       AddMatrix(block + "attn_v", m.n_embd, n_kv);
       if (m.architecture == "qwen2") {
         AddBias(block + "attn_q", n_q);
-        AddBias(block + "attn_k", n_kv);
+        AddBias(block + "attn_k", n_kv, m.key_bias);
         AddBias(block + "attn_v", n_kv);
       }
       if (m.architecture == "qwen3") {

@@ -26,6 +26,7 @@ struct RandomGguf {
   int n_ctx_original = 0;            // 0: n_ctx / rope_scaling_factor
   bool rope_factors = false;         // rope_freqs.weight as Llama 3.1 has it
   bool tied = false;                 // no output.weight, the embeddings serve
+  float key_bias = 0.3f;             // deviation of the key projections' bias, where there is one
   ggml_type type = GGML_TYPE_F32;    // of every matrix; vectors are f32
   uint64_t seed = 1;
   // Rows generated and quantised before they repeat, 0: none repeat. Large files for measurements
