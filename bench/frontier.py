@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Divergence against the bytes of the cache, of what `pith eval kld --json` printed.
+"""Divergence and needles found against the bytes of the cache, of what `pith eval kld --json` and
+`pith eval needle --json` printed.
 
     bench/frontier.py RECORDS.json... [--out frontier.svg]
 
@@ -14,10 +15,54 @@ import plots
 COLORS = {"none": "#777777", "kvzap": "#1c6fb5", "qfilter+": "#b5541c", "qfilter": "#3f8f3f"}
 STYLES = {"f16/f16": (":", "o"), "q8/q4": ("--", "s"), "q4/q4": ("-", "^"),
           "pq8x16/q4": ("-.", "D"), "pq4x32/q4": ((0, (1, 3)), "v")}
+MEASURES = {"divergence": ("divergence_interval", "KL divergence, nats"),
+            "accuracy": ("interval", "needles found")}
+TICKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 
 
-def codecs(record):
-    return f"{record.get('key_codec', 'f16')}/{record.get('value_codec', 'f16')}"
+def read(files):
+    """{measure: {(scorer, codecs): {MiB: record}}}, with "none" where all entries are kept."""
+    points = {measure: {} for measure in MEASURES}
+    for file in files:
+        with open(file, encoding="utf-8") as source:
+            for record in json.load(source):
+                measure = next(name for name in MEASURES if name in record)
+                if record.get("divergence") == 0:
+                    continue  # the full cache, which a logarithm has no place for
+                codecs = f"{record.get('key_codec', 'f16')}/{record.get('value_codec', 'f16')}"
+                scorer = "none" if record["keep"] == "100%" else record["scorer"] or "none"
+                line = points[measure].setdefault((scorer, codecs), {})
+                line[record["kv_bytes"] / 2**20] = record
+    return {measure: lines for measure, lines in points.items() if lines}
+
+
+def tell(measure, lines):
+    interval, title = MEASURES[measure]
+    print(f"| scorer | keys/values | keep | KV MiB | {title} | 95 % interval |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (scorer, codecs), line in lines.items():
+        for mib, record in sorted(line.items(), reverse=True):
+            low, high = record[interval]
+            print(f"| `{scorer}` | {codecs} | {record['keep']} | {mib:.1f} | "
+                  f"{record[measure]:.4f} | {low:.4f} to {high:.4f} |")
+    print()
+
+
+def draw(axis, measure, lines):
+    title = MEASURES[measure][1]
+    for (scorer, codecs), line in lines.items():
+        style, marker = STYLES.get(codecs, ("-", "x"))
+        axis.plot(*zip(*sorted((mib, record[measure]) for mib, record in line.items())),
+                  color=COLORS.get(scorer, "#8844aa"), linestyle=style, marker=marker, markersize=4,
+                  label=f"{'all entries' if scorer == 'none' else scorer}, {codecs}")
+    axis.set_xscale("log")
+    if measure == "divergence":
+        axis.set_yscale("log")
+    ticks = [t for t in TICKS if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel("KV cache, MiB")
+    axis.set_ylabel(title)
 
 
 def main():
@@ -26,38 +71,17 @@ def main():
     parser.add_argument("records", nargs="+")
     parser.add_argument("--out", default="frontier.svg")
     flags = parser.parse_args()
-    points = {}
-    for file in flags.records:
-        with open(file, encoding="utf-8") as source:
-            for record in json.load(source):
-                if record["task"] == "kld" and record["divergence"] > 0:
-                    line = (record["scorer"] or "none", codecs(record))
-                    points.setdefault(line, {})[record["kv_bytes"] / 2**20] = record
-    print("| scorer | keys/values | keep | KV MiB | KLD | 95 % interval |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for (scorer, codec), line in points.items():
-        for mib, record in sorted(line.items(), reverse=True):
-            low, high = record["divergence_interval"]
-            print(f"| `{scorer}` | {codec} | {record['keep']} | {mib:.1f} | "
-                  f"{record['divergence']:.4f} | {low:.4f} to {high:.4f} |")
-    drawn = plots.panels(1, 7, "frontier")
+    points = read(flags.records)
+    for measure, lines in points.items():
+        tell(measure, lines)
+    drawn = plots.panels(len(points), 2 + 4.5 * len(points), "frontier")
     if drawn is None:
         return
-    figure, axis = drawn
-    for (scorer, codec), line in points.items():
-        style, marker = STYLES.get(codec, ("-", "x"))
-        axis.plot(*zip(*sorted((mib, r["divergence"]) for mib, r in line.items())),
-                  color=COLORS.get(scorer, "#8844aa"), linestyle=style, marker=marker, markersize=4,
-                  label=f"{'all entries' if scorer == 'none' else scorer}, {codec}")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    ticks = [t for t in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-             if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
-    axis.set_xticks(ticks, [str(t) for t in ticks])
-    axis.set_xticks([], minor=True)
-    axis.set_xlabel("KV cache, MiB")
-    axis.set_ylabel("KL divergence, nats")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure, axes = drawn
+    axes = [axes] if len(points) == 1 else list(axes)
+    for axis, (measure, lines) in zip(axes, points.items()):
+        draw(axis, measure, lines)
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(flags.out, format="svg", metadata={"Date": None})
 
 
