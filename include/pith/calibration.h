@@ -101,6 +101,9 @@ struct PqCodebooks {
   // By codec, "pq8xM" (K = 256) or "pq4xM" (K = 16).
   std::map<std::string, std::vector<float>>
       centroids;  // [n_layers, n_kv_heads, M, K, head_dim / M]
+  // Shares of the mean of y[i]^2, which sum to 1 and say which directions of the map "lrR" keeps;
+  // empty in files made before it. [n_layers, n_kv_heads, head_dim]
+  std::vector<float> energy;
 };
 
 // Q-Filters (arXiv 2503.02812): one direction per layer and KV head; surrogates; what queries are

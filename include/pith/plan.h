@@ -65,7 +65,9 @@ struct Plan {
   bool chunkwise = false;
   // How keys and values are stored once they have left the window, in all layers; sinks, window and
   // what is pinned stay f16. "f16", "q8", "q4"; keys also "pq8xM" and "pq4xM", codes of a product
-  // quantiser with M subspaces (LOOKAT, arXiv 2601.10155), whose codebooks the calibration holds.
+  // quantiser with M subspaces (LOOKAT, arXiv 2601.10155), and "lrR" and "lrRq4", coefficients in
+  // q8 or q4 on R directions of a head (after arXiv 2508.16929), of which the calibration has the
+  // codebooks.
   std::string key_codec = "f16";
   std::string value_codec = "f16";
   // Instead of both codecs: by worth, the best share of what was read is stored by the first, the
@@ -79,7 +81,8 @@ struct Plan {
   int skip_layers = 0;    // the first layers, left whole
   uint64_t seed = 0;      // of the scorer "random"
   uint64_t kv_limit = 0;  // bytes the cache may allocate, 0: no limit
-  // For "qfilter", "qfilter+", "kvzap", "kvzap+" and "expected_calibrated", and for pq key codecs.
+  // For "qfilter", "qfilter+", "kvzap", "kvzap+" and "expected_calibrated", and for pq and lr
+  // key codecs.
   std::shared_ptr<const Calibration> calibration;
 
   bool has_codes() const { return StoredTiers().size() > 1; }

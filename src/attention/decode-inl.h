@@ -123,7 +123,7 @@ HWY_INLINE size_t BlockBytes(const RowFormat& keys, int head_dim) {
   }
 }
 
-// Queries [height][head_dim], as LoadQuery gives them, to what keys are scored with.
+// Queries [height][RowDims], as LoadQuery gives them, to what keys are scored with.
 HWY_INLINE void PackTile(const RowFormat& keys, const float* HWY_RESTRICT q, int head_dim,
                          int height, float* HWY_RESTRICT packed) {
   switch (keys.id) {
@@ -152,7 +152,8 @@ HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page
                             int count, float* HWY_RESTRICT q, float* HWY_RESTRICT scores,
                             const Ahead& ahead) {
   const RowFormat& keys = s.keys;
-  const size_t block_bytes = BlockBytes(keys, s.head_dim);
+  const int dims = RowDims(keys, s.head_dim);
+  const size_t block_bytes = BlockBytes(keys, dims);
   for (int i = 0; i < count; i += kBlockEntries) {
     const size_t begin = (slot + i) / kBlockEntries * block_bytes;
     const std::byte* block = page + begin;
@@ -161,11 +162,11 @@ HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page
     }
 #if HWY_TARGET != HWY_SCALAR
     const auto* codes = reinterpret_cast<const uint8_t*>(block);
-    const auto rounded = RoundedQueries::At(keys.id, s.head_dim, R, q);
+    const auto rounded = RoundedQueries::At(keys.id, dims, R, q);
     if (keys.id == CodecId::kQ8) {
-      ScoreQuantised<CodecId::kQ8, R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+      ScoreQuantised<CodecId::kQ8, R>(rounded, block, dims, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kQ4) {
-      ScoreQuantised<CodecId::kQ4, R>(rounded, block, s.head_dim, scores + i, ahead + begin);
+      ScoreQuantised<CodecId::kQ4, R>(rounded, block, dims, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kPq8) {
       ScoreBlockPq8<R>(CodeTables::At(keys, R, q), codes, keys.n_subspaces, scores + i,
                        ahead + begin);
@@ -263,7 +264,7 @@ struct RowTiles {
         n_tiles((n_rows + kDecodeRows - 1) / kDecodeRows),
         tile_floats(TableFloats(s.keys, tallest())),
         packed(s.scratch) {
-    if (tile_floats == 0) tile_floats = size_t{1} * tallest() * s.head_dim;
+    if (tile_floats == 0) tile_floats = size_t{1} * tallest() * RowDims(s.keys, s.head_dim);
   }
   int begin(int tile) const { return n_rows * tile / n_tiles; }
   int height(int tile) const { return begin(tile + 1) - begin(tile); }
@@ -271,7 +272,7 @@ struct RowTiles {
   float* queries(int tile) const { return packed + tile * tile_floats; }
   // Whether what follows the packed queries in scratch stays free.
   bool fit(const Segment& s) const {
-    return s.keys.codebook == nullptr || tile_floats * n_tiles <= kTableFloats;
+    return s.keys.n_subspaces == 0 || tile_floats * n_tiles <= kTableFloats;
   }
   float* after(const Segment& s) const {
     return packed + kTableFloats + size_t{1} * PaddedRows(n_rows) * s.head_dim;
@@ -279,14 +280,15 @@ struct RowTiles {
 };
 
 HWY_INLINE void PackTiles(const Segment& s, const RowTiles& tiles) {
+  const int dims = RowDims(s.keys, s.head_dim);
   for (int tile = 0; tile < tiles.n_tiles; ++tile) {
     float q[kDecodeRows * kMaxHeadDim];
     for (int r = 0; r < tiles.height(tile); ++r) {
       const int row = tiles.begin(tile) + r;
       LoadQuery(s.q + row / s.group * s.q_stride + row % s.group * s.head_dim, s.head_dim, s.scale,
-                s.keys, q + r * s.head_dim);
+                s.keys, q + r * dims);
     }
-    PackTile(s.keys, q, s.head_dim, tiles.height(tile), tiles.queries(tile));
+    PackTile(s.keys, q, dims, tiles.height(tile), tiles.queries(tile));
   }
 }
 

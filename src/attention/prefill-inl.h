@@ -79,12 +79,13 @@ HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, i
   const size_t first = size_t{1} * slot * s.head_dim;
   if (s.keys.id == CodecId::kF16) {
     ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
-  } else if (s.keys.codebook != nullptr) {
+  } else if (s.keys.n_subspaces > 0) {
     ConvertCodes(s.keys, page + slot / kBlockEntries * PqBlockBytes(s.keys), count, s.head_dim,
                  kPanel, keys);
   } else {
-    const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, s.head_dim);
-    ConvertQuantisedKeys(s.keys, page + begin, count, s.head_dim, kPanel, keys);
+    const int dims = RowDims(s.keys, s.head_dim);
+    const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, dims);
+    ConvertQuantisedKeys(s.keys, page + begin, count, dims, kPanel, keys);
   }
   if (s.values.id == CodecId::kF16) {
     ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,
@@ -99,6 +100,7 @@ void Prefill(const Segment& s) {
   const int n_rows = s.n_tokens * s.group;
   const int n_tiles = (n_rows + kTileRows - 1) / kTileRows;
   const int stride = PaddedDim(s.head_dim);
+  const int dims = RowDims(s.keys, s.head_dim);
   float* keys = s.scratch;
   float* values = keys + size_t{kStepEntries} * s.head_dim;
   float* q = values + size_t{kStepEntries} * stride;
@@ -125,8 +127,8 @@ void Prefill(const Segment& s) {
     for (int entry = 0; entry < count; entry += kPanel) {
       while (begin < n_tiles && visible(begin) <= entry) ++begin;
       for (int tile = begin; tile < n_tiles; ++tile) {
-        ScoreTile(q + size_t{1} * tile * kTileRows * s.head_dim, keys + entry * s.head_dim,
-                  s.head_dim, scores + size_t{1} * tile * kTileRows * kStepEntries + entry);
+        ScoreTile(q + size_t{1} * tile * kTileRows * dims, keys + entry * dims, dims,
+                  scores + size_t{1} * tile * kTileRows * kStepEntries + entry);
       }
     }
 

@@ -60,7 +60,7 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
     }
     return;
   }
-  if (format.codebook != nullptr) {
+  if (format.n_subspaces > 0) {
     const float* centroids = format.codebook + head_dim * head_dim;
     std::fill_n(row, head_dim, 0.0);
     for (int i = 0; i < head_dim; ++i) {
@@ -72,16 +72,23 @@ void ReadRow(const RowFormat& format, PagePart which, const std::byte* part, int
     }
     return;
   }
-  const QuantisedLayout layout = {format.id, which, head_dim};
-  for (int d = 0; d < head_dim; ++d) {
+  const int dims = RowDims(format, head_dim);
+  const QuantisedLayout layout = {format.id, which, dims};
+  for (int d = 0; d < dims; ++d) {
     F16 scale = 0;
     std::memcpy(&scale, part + layout.Scale(slot, d / kScaleDims), sizeof scale);
     const QuantisedLayout::Place place = layout.Code(slot, d);
     row[d] = HalfToDouble(scale) * layout.CodeAt(part, place);
     if (format.centre != nullptr) row[d] += format.centre[d];
   }
-  if (format.id == CodecId::kQ4) RotateBack(row, head_dim);
-  for (int d = 0; format.spread != nullptr && d < head_dim; ++d) row[d] *= format.spread[d];
+  if (format.id == CodecId::kQ4) RotateBack(row, dims);
+  for (int d = 0; format.spread != nullptr && d < dims; ++d) row[d] *= format.spread[d];
+  if (format.rank == 0) return;
+  const std::vector<double> coefficients(row, row + dims);
+  for (int d = 0; d < head_dim; ++d) {
+    row[d] = 0;
+    for (int i = 0; i < dims; ++i) row[d] += coefficients[i] * format.codebook[d * dims + i];
+  }
 }
 
 // The entries of a head.

@@ -120,58 +120,63 @@ inline void Rotate(float* HWY_RESTRICT row, int n) {
 // As MapQuery, of kVectors vectors of what it gives.
 template <int kVectors>
 HWY_INLINE void MapTile(const float* HWY_RESTRICT q, int head_dim, const float* HWY_RESTRICT map,
-                        float* HWY_RESTRICT to) {
+                        int dims, float* HWY_RESTRICT to) {
   const EightTag d8;
   hn::Vec<EightTag> sums[kVectors];
   PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d8);
   for (int d = 0; d < head_dim; ++d) {
     const auto x = hn::Set(d8, q[d]);
     PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-      sums[v] = hn::MulAdd(x, hn::LoadU(d8, map + d * head_dim + v * kEights), sums[v]);
+      sums[v] = hn::MulAdd(x, hn::LoadU(d8, map + d * dims + v * kEights), sums[v]);
     }
   }
   PITH_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[v], d8, to + v * kEights);
 }
 
-// The coordinates of a query in a codebook's map (cache/pq_layout.h). q, to [head_dim]
+// The products of a query [head_dim] with what keys are sums of (cache/pq_layout.h, low_rank.h).
+// map [head_dim][dims], to [dims]
 inline HWY_NOINLINE void MapQuery(const float* HWY_RESTRICT q, int head_dim,
-                                  const float* HWY_RESTRICT map, float* HWY_RESTRICT to) {
+                                  const float* HWY_RESTRICT map, int dims, float* HWY_RESTRICT to) {
   constexpr int kVectors = 8;
   int i = 0;
-  for (; i + kVectors * kEights <= head_dim; i += kVectors * kEights) {
-    MapTile<kVectors>(q, head_dim, map + i, to + i);
+  for (; i + kVectors * kEights <= dims; i += kVectors * kEights) {
+    MapTile<kVectors>(q, head_dim, map + i, dims, to + i);
   }
-  for (; i < head_dim; i += kEights) MapTile<1>(q, head_dim, map + i, to + i);
+  for (; i < dims; i += kEights) MapTile<1>(q, head_dim, map + i, dims, to + i);
 }
 
-// A query as the keys lie: scaled, multiplied by what they were divided by, rotated for q4, and for
-// codes its coordinates in the codebook's map. [head_dim]
+// A query as the keys lie: scaled, its products with a codebook's map in place of itself,
+// multiplied by what they were divided by, rotated for q4. from [head_dim], q [head_dim], of which
+// RowDims are what it becomes.
 HWY_INLINE void LoadQuery(const float* HWY_RESTRICT from, int head_dim, float scale,
                           const RowFormat& keys, float* HWY_RESTRICT q) {
   for (int d = 0; d < head_dim; ++d) q[d] = from[d] * scale;
-  for (int d = 0; keys.spread != nullptr && d < head_dim; ++d) q[d] *= keys.spread[d];
-  if (keys.id == CodecId::kQ4) Rotate(q, head_dim);
-  if (keys.codebook == nullptr) return;
-  float plain[kMaxHeadDim];
-  std::copy_n(q, head_dim, plain);
-  MapQuery(plain, head_dim, keys.codebook, q);
+  const int dims = RowDims(keys, head_dim);
+  if (keys.codebook != nullptr) {
+    float plain[kMaxHeadDim];
+    std::copy_n(q, head_dim, plain);
+    MapQuery(plain, head_dim, keys.codebook, dims, q);
+  }
+  for (int d = 0; keys.spread != nullptr && d < dims; ++d) q[d] *= keys.spread[d];
+  if (keys.id == CodecId::kQ4) Rotate(q, dims);
 }
 
 // Queries [n_tokens][group][head_dim], tokens q_stride apart, loaded and interleaved by tiles of
-// kTile rows: [tile][head_dim][kTile], so that the broadcasts of one step of the dot products are
+// kTile rows: [tile][RowDims][kTile], so that the broadcasts of one step of the dot products are
 // neighbours. Rows past the last are zeros.
 template <int kTile>
 HWY_INLINE void PackQueries(const float* HWY_RESTRICT q, int64_t q_stride, int n_tokens, int group,
                             int head_dim, float scale, const RowFormat& keys,
                             float* HWY_RESTRICT packed) {
   const int n_rows = n_tokens * group;
+  const int dims = RowDims(keys, head_dim);
   for (int row = 0; row < (n_rows + kTile - 1) / kTile * kTile; ++row) {
     float one[kMaxHeadDim] = {};
     if (row < n_rows) {
       LoadQuery(q + row / group * q_stride + row % group * head_dim, head_dim, scale, keys, one);
     }
-    float* HWY_RESTRICT to = packed + row / kTile * kTile * head_dim + row % kTile;
-    for (int d = 0; d < head_dim; ++d) to[d * kTile] = one[d];
+    float* HWY_RESTRICT to = packed + row / kTile * kTile * dims + row % kTile;
+    for (int d = 0; d < dims; ++d) to[d * kTile] = one[d];
   }
 }
 

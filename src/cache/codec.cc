@@ -8,6 +8,7 @@
 
 #include "base/fail.h"
 #include "cache/f16_codec.h"
+#include "cache/low_rank_codec.h"
 #include "cache/pq_key_codec.h"
 #include "cache/quantised_codec.h"
 
@@ -23,6 +24,17 @@ std::optional<PqShape> PqShapeFor(std::string_view name, int head_dim) {
   const std::optional<PqShape> shape = ParsePqShape(name);
   if (shape) CheckPqShape(*shape, head_dim);
   return shape;
+}
+
+std::optional<LowRankShape> LowRankFor(std::string_view name, int head_dim) {
+  const std::optional<LowRankShape> shape = ParseLowRank(name);
+  if (shape) CheckLowRank(*shape, head_dim);
+  return shape;
+}
+
+// A head's of `n` numbers a head.
+std::span<const float> OfHead(const std::vector<float>& values, size_t head, size_t n) {
+  return std::span(values).subspan(head * n, n);
 }
 
 std::vector<PqCodebook> CodebooksOf(const PqShape& shape, const PqCodebooks* all) {
@@ -42,17 +54,29 @@ std::vector<PqCodebook> CodebooksOf(const PqShape& shape, const PqCodebooks* all
   const std::vector<float>& centroids = all->centroids.at(name);
   const auto dim = static_cast<size_t>(all->head_dim);
   const size_t n_heads = size_t{1} * all->n_layers * all->n_kv_heads;
-  const auto of_head = [](const std::vector<float>& values, size_t head, size_t n) {
-    return std::span(values).subspan(head * n, n);
-  };
   std::vector<PqCodebook> codebooks;
   codebooks.reserve(n_heads);
   for (size_t head = 0; head < n_heads; ++head) {
-    codebooks.emplace_back(shape, of_head(all->centre, head, dim),
-                           of_head(all->map, head, dim * dim),
-                           of_head(centroids, head, dim * shape.n_centroids()));
+    codebooks.emplace_back(shape, OfHead(all->centre, head, dim), OfHead(all->map, head, dim * dim),
+                           OfHead(centroids, head, dim * shape.n_centroids()));
   }
   return codebooks;
+}
+
+std::vector<LowRankBasis> BasesOf(const LowRankShape& shape, const PqCodebooks* all) {
+  if (all == nullptr || all->energy.empty()) {
+    Fail(ErrorCode::kInvalidArgument,
+         "keys as {} need directions, but {}; make them with pith calibrate --codebooks pq8x16",
+         shape.name(),
+         all == nullptr ? "none are given" : "these codebooks do not say which count");
+  }
+  const auto dim = static_cast<size_t>(all->head_dim);
+  std::vector<LowRankBasis> bases;
+  for (size_t head = 0; head < all->energy.size() / dim; ++head) {
+    bases.emplace_back(shape.rank, OfHead(all->centre, head, dim),
+                       OfHead(all->map, head, dim * dim), OfHead(all->energy, head, dim));
+  }
+  return bases;
 }
 
 }  // namespace
@@ -67,7 +91,10 @@ std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim,
   if (const auto shape = PqShapeFor(name, head_dim)) {
     return std::make_unique<PqKeyCodec>(CodebooksOf(*shape, codebooks));
   }
-  UnknownCodec("key", name, "f16, q8, q4, pq8xM and pq4xM");
+  if (const auto shape = LowRankFor(name, head_dim)) {
+    return std::make_unique<LowRankKeyCodec>(*shape, BasesOf(*shape, codebooks));
+  }
+  UnknownCodec("key", name, "f16, q8, q4, pq8xM, pq4xM, lrR and lrRq4");
 }
 
 std::unique_ptr<Codec> MakeValueCodec(std::string_view name, int head_dim) {
@@ -103,6 +130,9 @@ std::vector<TierBytes> BytesOfTiers(std::span<const Tier> tiers, int head_dim) {
     if (const auto shape = PqShapeFor(tier.key_codec, head_dim)) {
       of_tier.page += kPageEntries * static_cast<size_t>(shape->key_bytes());
       of_tier.codebooks_per_head = PqCodebook::Bytes(*shape, head_dim);
+    } else if (const auto low_rank = LowRankFor(tier.key_codec, head_dim)) {
+      of_tier.page += 2 * KeyBlockBytes(low_rank->coefficients, low_rank->rank);
+      of_tier.codebooks_per_head = LowRankBasis::Bytes(low_rank->rank, head_dim);
     } else {
       of_tier.page += MakeKeyCodec(tier.key_codec, head_dim)->PageBytes();
     }

@@ -35,10 +35,10 @@ class Codec {
   virtual size_t CodebookBytes() const { return 0; }
 };
 
-// Known: "f16", "q8" and "q4", for keys also "pq8xM" and "pq4xM", whose codebooks must be among the
-// model's. "q8" and "q4" code keys in the model's frames, if it has any. Throw
-// Error(kInvalidArgument) naming the known ones, or saying what the codec asks of head_dim or how
-// its codebooks are made.
+// Known: "f16", "q8" and "q4", for keys also "pq8xM", "pq4xM", "lrR" and "lrRq4", whose codebooks
+// or directions must be among the model's. "q8" and "q4" code keys in the model's frames, if it has
+// any. Throw Error(kInvalidArgument) naming the known ones, or saying what the codec asks of
+// head_dim or how its codebooks are made.
 std::unique_ptr<Codec> MakeKeyCodec(std::string_view name, int head_dim,
                                     const PqCodebooks* codebooks = nullptr,
                                     const KeyFrames* frames = nullptr);

@@ -24,14 +24,20 @@ enum class CodecId : uint8_t { kF16, kQ8, kQ4, kPq8, kPq4 };
 // How the key or the value rows of a page lie; kernels are chosen by it.
 struct RowFormat {
   CodecId id = CodecId::kF16;
-  const float* codebook =
-      nullptr;          // of this (layer, KV head), where the codec has one: pq_layout.h
+  // Of this (layer, KV head), where the codec has one: pq_layout.h, low_rank.h.
+  const float* codebook = nullptr;
   int n_subspaces = 0;  // of codes of product quantisation
+  int rank = 0;         // of keys that are coefficients: how many, in place of head_dim
   // Of integers, both or neither: before a row was rotated it was divided by `spread`, and what is
-  // coded lacks `centre`. [head_dim] each
+  // coded lacks `centre`. [RowDims] each
   const float* spread = nullptr;
   const float* centre = nullptr;
 };
+
+// Elements of a row as it is stored.
+constexpr int RowDims(const RowFormat& format, int head_dim) {
+  return format.rank > 0 ? format.rank : head_dim;
+}
 
 // Entries of one head that are stored alike. Entry i is in pages[i / 64], slot i % 64.
 struct TierView {

@@ -15,6 +15,7 @@ namespace {
 constexpr std::string_view kPrefix = "codebooks.";
 constexpr const char* kCentre = "codebooks.centre";
 constexpr const char* kMap = "codebooks.map";
+constexpr const char* kEnergy = "codebooks.energy";
 
 constexpr int64_t kMostHeads = int64_t{1} << 16;
 constexpr int64_t kMostDims = int64_t{1} << 12;
@@ -53,8 +54,9 @@ std::optional<PqCodebooks> ReadCodebooks(const SafeTensors& tensors) {
   codebooks.head_dim = static_cast<int>(dims[2]);
   codebooks.centre = FiniteFloats(tensors, kCentre);
   codebooks.map = Values(tensors, kMap, {dims[0], dims[1], dims[2], dims[2]});
+  if (tensors.tensors().contains(kEnergy)) codebooks.energy = Values(tensors, kEnergy, dims);
   for (const auto& [name, tensor] : tensors.tensors()) {
-    if (!name.starts_with(kPrefix) || name == kCentre || name == kMap) continue;
+    if (!name.starts_with(kPrefix) || name == kCentre || name == kMap || name == kEnergy) continue;
     const std::optional<PqShape> shape =
         ParsePqShape(std::string_view(name).substr(kPrefix.size()));
     if (!shape || codebooks.head_dim % shape->n_subspaces != 0) {
@@ -75,6 +77,9 @@ void AddCodebooks(const PqCodebooks& codebooks, KvzapTensors& memory,
   const int64_t dim = codebooks.head_dim;
   tensors[kCentre] = memory.Tensor(codebooks.centre, {n_layers, n_heads, dim});
   tensors[kMap] = memory.Tensor(codebooks.map, {n_layers, n_heads, dim, dim});
+  if (!codebooks.energy.empty()) {
+    tensors[kEnergy] = memory.Tensor(codebooks.energy, {n_layers, n_heads, dim});
+  }
   for (const auto& [name, centroids] : codebooks.centroids) {
     tensors[std::string(kPrefix) + name] =
         memory.Tensor(centroids, CentroidsShape(codebooks, ParsePqShape(name).value()));

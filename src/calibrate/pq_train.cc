@@ -80,11 +80,13 @@ PqMap FitPqMap(const KeySample& sample) {
   Balance(of_keys.eigenvalues().array().max(1e-30).log(), order);
 
   const Square unwhitening = of_queries.operatorInverseSqrt();
+  const double all = std::max(of_keys.eigenvalues().cwiseMax(0).sum(), 1e-30);
   PqMap map;
   for (const double x : mean) map.centre.push_back(ToF16Number(x));
   for (const Index i : order) {
     const Eigen::VectorXd direction = unwhitening * of_keys.eigenvectors().col(i);
     for (const double x : direction) map.map.push_back(ToF16Number(x));
+    map.energy.push_back(ToF16Number(std::max(of_keys.eigenvalues()[i], 0.0) / all));
   }
   return map;
 }

@@ -25,6 +25,7 @@ struct KeySample {
 struct PqMap {
   std::vector<float> centre;  // [head_dim], the keys' weighted mean
   std::vector<float> map;     // [head_dim, head_dim]
+  std::vector<float> energy;  // [head_dim], share of a coordinate in the sum of their squares
 };
 // The values are f16 numbers. Throws Error(kInvalidArgument) for keys or queries that are not
 // finite, or where all weights are zero.

@@ -170,8 +170,8 @@ int CalibrateModel(const Verb& verb, std::span<char* const> arguments) {
   CodebookOptions codebooks;
   line.Group("Codebooks");
   line.List("--codebooks", codebooks.codecs, "CODEC",
-            "make codebooks for these key codecs instead, pq8xM or pq4xM with M subspaces (and 8 "
-            "sequences rather than 20)");
+            "make codebooks for these key codecs instead, pq8xM or pq4xM with M subspaces, and the "
+            "directions of lrR (and 8 sequences rather than 20)");
   KvzapFlags kvzap;
   line.Group("KVzap");
   line.Option("--kvzap", kvzap.form, "FORM",

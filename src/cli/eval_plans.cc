@@ -191,7 +191,7 @@ std::vector<TriedPlan> EvalFlags::KeyCodecs(const Model& model) const {
     const auto [codec, file] = ParseNamed("--key-codec", text);
     TriedPlan& tried = plans.emplace_back();
     tried.plan.key_codec = codec;
-    if (ParsePqShape(codec)) {
+    if (!PartsOfCodecs(tried.plan).empty()) {
       tried.plan.calibration = calibration_for(tried.plan, file);
       tried.calibration = file;
     }

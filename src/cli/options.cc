@@ -153,7 +153,7 @@ void PlanFlags::AddTo(CommandLine& line, PlanLists& lists) {
             "most recent entries, never dropped, each tried in turn");
   line.List("--key-codec", lists.key_codecs, "NAME,...",
             "how keys are stored once they have left the window, each tried in turn: f16, q8, q4, "
-            "or pq8xM and pq4xM, for which the calibration needs codebooks");
+            "or pq8xM, pq4xM, lrR and lrRq4, for which the calibration needs codebooks");
   line.List("--value-codec", lists.value_codecs, "NAME,...", "the same of values: f16, q8, q4");
   line.Repeated("--tiers", lists.tiers, "SPEC",
                 "instead of --keep and codecs, what is kept as what: KEYS/VALUES:SHARE, the best "
@@ -171,10 +171,11 @@ void PlanFlags::AddScorersTo(CommandLine& line, std::vector<std::string>& scorer
 
 void PlanFlags::AddKeyCodecsTo(CommandLine& line, std::vector<std::string>& key_codecs) {
   line.Group("Codecs");
-  line.List("--key-codec", key_codecs, "NAME,...",
-            "how keys are stored, each tried in turn: q8, q4, int2, and pq8xM or pq4xM of which "
-            "the calibration has a codebook; NAME@FILE takes another calibration for it (default: "
-            "all)");
+  line.List(
+      "--key-codec", key_codecs, "NAME,...",
+      "how keys are stored, each tried in turn: q8, q4, int2, lrR or lrRq4 (R directions of a "
+      "head), and pq8xM or pq4xM of which the calibration has a codebook; NAME@FILE takes "
+      "another calibration for it (default: all but lr)");
   line.Option(
       "--calibration", calibration_, "FILE",
       "calibration with codebooks, as pith calibrate --codebooks makes it (default: the one "
@@ -237,8 +238,8 @@ void PlanFlags::AddCodecsTo(CommandLine& line) {
       "the rest dropped (f16:10%,q8:15%,pq8x16/q4:50%)");
   line.Option(
       "--key-codec", plan_.key_codec, "NAME",
-      "how keys are stored once they have left the window: f16, q8, q4, or pq8xM and pq4xM, "
-      "for which the calibration needs codebooks (auto: q8)");
+      "how keys are stored once they have left the window: f16, q8, q4, or pq8xM, pq4xM, lrR "
+      "and lrRq4, for which the calibration needs codebooks (auto: q8)");
   line.Option("--value-codec", plan_.value_codec, "NAME",
               "the same of values: f16, q8, q4 (auto: q4)");
   ExcludeTiers(line);
@@ -249,10 +250,11 @@ void PlanFlags::ExcludeTiers(CommandLine& line) {
 }
 
 void PlanFlags::AddCalibrationTo(CommandLine& line) {
-  line.Option("--calibration", calibration_, "FILE",
-              "calibration for the scorers qfilter, qfilter+, kvzap, kvzap+ and "
-              "expected_calibrated, and for pq key codecs (default: the one that fits the model, "
-              "beside it or installed with pith)");
+  line.Option(
+      "--calibration", calibration_, "FILE",
+      "calibration for the scorers qfilter, qfilter+, kvzap, kvzap+ and "
+      "expected_calibrated, and for pq and lr key codecs (default: the one that fits the model, "
+      "beside it or installed with pith)");
 }
 
 Plan PlanFlags::Parsed(const std::string& keep) const {

@@ -254,13 +254,14 @@ void CalibrateCodebooks(const Model& model, std::span<const std::string> texts,
       Fail(ErrorCode::kCancelled, "cancelled after {} of {} heads", n_done, gatherer.n_heads());
     }
   });
-  PqCodebooks codebooks{info.n_layers, info.n_kv_heads, info.head_dim, {}, {}, {}};
+  PqCodebooks codebooks{info.n_layers, info.n_kv_heads, info.head_dim, {}, {}, {}, {}};
   const auto append = [](std::vector<float>& to, const std::vector<float>& part) {
     to.insert(to.end(), part.begin(), part.end());
   };
   for (const KeyGatherer::HeadBooks& head : books) {
     append(codebooks.centre, head.map.centre);
     append(codebooks.map, head.map.map);
+    append(codebooks.energy, head.map.energy);
     for (size_t i = 0; i < shapes.size(); ++i) {
       append(codebooks.centroids[shapes[i].name()], head.centroids[i]);
     }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/fail.h"
+#include "cache/low_rank.h"
 #include "cache/pq_codebook.h"
 
 namespace pith {
@@ -61,6 +62,16 @@ CalibrationPart Codebooks(const std::string& codec) {
           }};
 }
 
+CalibrationPart Directions(const std::string& codec) {
+  return {"directions for " + codec, "--codebooks pq8x16", [](const Calibration& calibration) {
+            Values values;
+            if (!calibration.codebooks || calibration.codebooks->energy.empty()) return values;
+            const PqCodebooks& codebooks = *calibration.codebooks;
+            values = {codebooks.centre, codebooks.map, codebooks.energy};
+            return values;
+          }};
+}
+
 }  // namespace
 
 std::vector<CalibrationPart> PartsOfScorer(const Plan& plan) {
@@ -77,9 +88,11 @@ std::vector<CalibrationPart> PartsOfScorer(const Plan& plan) {
 std::vector<CalibrationPart> PartsOfCodecs(const Plan& plan) {
   std::vector<CalibrationPart> parts;
   for (const Tier& tier : plan.StoredTiers()) {
-    CalibrationPart part = Codebooks(tier.key_codec);
+    CalibrationPart part;
+    if (ParsePqShape(tier.key_codec)) part = Codebooks(tier.key_codec);
+    if (ParseLowRank(tier.key_codec)) part = Directions(tier.key_codec);
     const bool is_new = std::ranges::find(parts, part.name, &CalibrationPart::name) == parts.end();
-    if (ParsePqShape(tier.key_codec) && is_new) parts.push_back(std::move(part));
+    if (!part.name.empty() && is_new) parts.push_back(std::move(part));
   }
   return parts;
 }

@@ -9,6 +9,7 @@
 #include "cache/pq_key_codec.h"
 #include "pith/error.h"
 #include "problem.h"
+#include "tools/random_codebooks.h"
 
 namespace pith {
 namespace {
@@ -44,7 +45,7 @@ double EntryError(const Problem& p, const RowFormat& keys, const float* q) {
       double product = 0;
       for (int i = m * width; i < (m + 1) * width; ++i) {
         double of_map = 0;
-        for (int d = 0; d < head_dim; ++d) of_map += keys.codebook[i * head_dim + d] * double{q[d]};
+        for (int d = 0; d < head_dim; ++d) of_map += keys.codebook[d * head_dim + i] * double{q[d]};
         product += of_map * keys.codebook[head_dim * head_dim + i * n_centroids + k];
       }
       least = std::min(least, product);
@@ -82,13 +83,13 @@ double WorstCodesError(const Problem& p, const CodecNames& codecs, bool rounds,
   return worst;
 }
 
-class Codes : public testing::TestWithParam<std::string> {
+class Codes : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override { ASSERT_TRUE(level_.taken()); }
   ForcedLevel level_{GetParam()};
 };
 
-INSTANTIATE_TEST_SUITE_P(Levels, Codes, testing::ValuesIn(AvailableSimdLevels()),
+INSTANTIATE_TEST_SUITE_P(Levels, Codes, ::testing::ValuesIn(AvailableSimdLevels()),
                          [](const auto& param) { return param.param; });
 
 TEST_P(Codes, EveryShapeMatchesReference) {
@@ -154,6 +155,34 @@ TEST_P(Codes, ScoresStayWithinTheirBound) {
         if (!(error <= worst)) worst = error;
       });
       EXPECT_LE(worst, 1.0) << c.name << " " << c.head_dim << " " << group;
+    }
+  }
+}
+
+// Keys that are coefficients: one query rounds its products with the directions to integers, many
+// do not (quantised_keys-inl.h).
+TEST_P(Codes, CoefficientsMatchReference) {
+  struct Case {
+    const char* name;
+    int head_dim;
+  };
+  for (const Case& c :
+       {Case{"lr32", 64}, {"lr8", 80}, {"lr64", 64}, {"lr48q4", 64}, {"lr16q4", 128}}) {
+    const PqCodebooks books = testing::RandomCodebooks(1, 1, c.head_dim, {}, 2, 7);
+    const CodecNames codecs = {c.name, "f16", MakeKeyCodec(c.name, c.head_dim, &books)};
+    const bool q4 = codecs.codes->Format(0).id == CodecId::kQ4;
+    for (const int n_tokens : {1, 131}) {
+      const Problem p =
+          MakeProblem(c.head_dim, 2, {97, 0, 64}, n_tokens, n_tokens > 1, 5, 1.0f, codecs);
+      const std::vector<float> got = Attend(p, 2);
+      const std::vector<double> want = Reference(p);
+      const bool rounds = n_tokens * 2 <= CurrentKernels().decode_max_rows;
+      double worst = 0;
+      for (size_t i = 0; i < got.size(); ++i) {
+        ASSERT_EQ(std::isnan(got[i]), std::isnan(want[i]));
+        if (!std::isnan(want[i])) worst = std::max(worst, std::fabs(got[i] - want[i]));
+      }
+      EXPECT_LE(worst, !rounds ? 2e-5 : q4 ? 0.03 : 0.01) << c.name << " " << n_tokens;
     }
   }
 }

@@ -264,6 +264,7 @@ Calibration SmallCalibration() {
   };
   fill(codebooks.centre, 24);
   fill(codebooks.map, 96);
+  fill(codebooks.energy, 24);
   fill(codebooks.centroids["pq4x2"], 6 * 16 * 4);
   fill(codebooks.centroids["pq8x1"], 6 * 256 * 4);
   return calibration;
@@ -289,6 +290,7 @@ TEST(CodebooksFile, LoadsWhatItSaves) {
   EXPECT_FALSE(loaded.has_filters());
   EXPECT_EQ(loaded.codebooks->centre, saved.codebooks->centre);
   EXPECT_EQ(loaded.codebooks->map, saved.codebooks->map);
+  EXPECT_EQ(loaded.codebooks->energy, saved.codebooks->energy);
   EXPECT_EQ(loaded.codebooks->centroids, saved.codebooks->centroids);
   ModelInfo model = SmallModel();
   EXPECT_EQ(loaded.CodebooksFor(model).centre, saved.codebooks->centre);

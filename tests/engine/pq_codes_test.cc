@@ -43,7 +43,7 @@ TEST(PqCodes, AttentionIsThatOverDecodedKeys) {
     const char* keys;
     const char* values;
     double tolerance;  // of pq4, tables of 8 bits; of q4, weights of 15 bits
-  } cases[] = {{"pq8x16", "f16", 0.01}, {"pq4x32", "q4", 0.04}};
+  } cases[] = {{"pq8x16", "f16", 0.01}, {"pq4x32", "q4", 0.04}, {"lr16", "f16", 0.02}};
   for (const auto& [keys, values, tolerance] : cases) {
     Session coded(SmallModel(), PqPlan("60%", keys, values), OneThread());
     coded.Read(text);
@@ -133,6 +133,12 @@ TEST(PqCodes, WhatCannotBeStoredSoIsRefused) {
           "--codebooks pq8x8");
   refused("pq8x0", "f16", "key codec 'pq8x0' is not known");
   refused("f16", "pq8x16", "value codec 'pq8x16' is not known; pith has f16, q8 and q4");
+  refused("lr12", "f16",
+          "lr12 keeps 12 directions of a head, expected a multiple of 8 up to its 32");
+  refused("lr40", "f16", "up to its 32 dimensions");
+  refused("lr16q8", "f16", "key codec 'lr16q8' is not known");
+  ExpectError(ErrorCode::kInvalidArgument, "need directions, but none are given",
+              make(CodesPlan("50%", "lr16", "f16")));
   ExpectError(ErrorCode::kInvalidArgument, "need codebooks for it, but none are given",
               make(CodesPlan("50%", "pq8x16", "f16")));
   Plan foreign = PqPlan("50%", "pq8x16", "f16");

@@ -29,6 +29,9 @@ inline PqCodebooks RandomCodebooks(int n_layers, int n_kv_heads, int head_dim,
     books.map.push_back((at % (dim + 1) == 0 ? 1.0f : 0.0f) +
                         0.3f * next() / std::sqrt(static_cast<float>(dim)));
   }
+  for (size_t i = 0; i < n_heads * dim; ++i) {
+    books.energy.push_back(static_cast<float>((i * 7 + 3) % dim) / static_cast<float>(dim));
+  }
   for (const std::string& codec : codecs) {
     std::vector<float>& centroids = books.centroids[codec];
     const size_t n = n_heads * dim * static_cast<size_t>(ParsePqShape(codec)->n_centroids());
