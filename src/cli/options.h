@@ -44,9 +44,8 @@ struct PlanLists {
   std::vector<std::string> tiers;  // in place of keeps and codecs
 };
 
-// A codec where none is named: q8 keys and q4 values, which neither model measured minds, or f16
-// where a head has a number of dimensions that they cannot store. Keys in q4 cost Qwen2.5, whose
-// keys have a large bias, 0.7 nats.
+// A codec where none is named: q8 keys and q4 values, or f16 where a head has a number of
+// dimensions that they cannot store (docs/evaluation.md says why not q4 keys).
 inline constexpr char kAutoCodec[] = "auto";
 
 // How much stays and as what: a keep and codecs, or tiers.
