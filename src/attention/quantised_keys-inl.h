@@ -94,7 +94,9 @@ HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q,
             static_cast<int32_t>((code[2] | code[3] << 8) * 0x10001u);
       }
     }
-    to.offsets[b * rows + r] = -(q8 ? kQ8Zero : kQ4Zero) * hn::GetLane(hn::SumOfLanes(d32, sum));
+    // Vectors may overflow, as sums of what is no number do; the unit says so.
+    const auto zero = hn::Set(d32, -(q8 ? kQ8Zero : kQ4Zero));
+    to.offsets[b * rows + r] = hn::GetLane(hn::Mul(hn::SumOfLanes(d32, sum), zero));
   }
 }
 
