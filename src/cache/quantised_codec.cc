@@ -91,7 +91,7 @@ QuantisedCodec::QuantisedCodec(CodecId id, PagePart part, int head_dim, const Ke
   if (!Stores(head_dim)) {
     Fail(ErrorCode::kInvalidArgument,
          "The codec {} stores rows of a multiple of 8 dimensions up to {}; this model's have {}.",
-         name(), kMaxHeadDim, head_dim);
+         QuantisedCodec::name(), kMaxHeadDim, head_dim);
   }
   if (frames == nullptr) return;
   frames_ = *frames;
