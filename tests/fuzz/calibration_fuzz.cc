@@ -24,7 +24,7 @@ using pith::Calibration;
 
 constexpr int kLayers = 2;
 constexpr int kHeads = 2;
-constexpr int kDim = 4;
+constexpr int kDim = 8;
 
 std::vector<float> Waves(int n) {
   std::vector<float> values(static_cast<size_t>(n));
@@ -124,9 +124,11 @@ void UseCodebooks(const Calibration& calibration, const pith::ModelInfo& model) 
   const pith::PqCodebooks codebooks = calibration.CodebooksFor(model);
   const auto dim = static_cast<size_t>(codebooks.head_dim);
   std::vector<float> key = Waves(codebooks.head_dim), back(dim);
-  for (const auto& codebook : codebooks.centroids) {
+  std::vector<std::string> names = {"lr8", "lr8q4"};
+  for (const auto& codebook : codebooks.centroids) names.push_back(codebook.first);
+  for (const std::string& name : names) {
     Try([&] {
-      const auto codec = pith::MakeKeyCodec(codebook.first, codebooks.head_dim, &codebooks);
+      const auto codec = pith::MakeKeyCodec(name, codebooks.head_dim, &codebooks);
       std::vector<std::byte> page(codec->PageBytes());
       const int last = codebooks.n_layers * codebooks.n_kv_heads - 1;
       codec->Encode(last, {key.data(), 1, dim, dim}, 63, page.data());

@@ -48,10 +48,10 @@ void CheckTiers(std::string_view text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
-  pith::testing::WriteSeeds(
-      *argc, *argv,
-      {"25%", "0.001%", "512", "64MiB", "1.5GiB", "800KB", "tau=-4.25", "f16", "q4", "pq8x16",
-       "pq4x32", "f16:10%,q8:15.5%,pq8x16/q4:50%", "q8/q4:20%,pq4x16:30%", "q8:100%"});
+  pith::testing::WriteSeeds(*argc, *argv,
+                            {"25%", "0.001%", "512", "64MiB", "1.5GiB", "800KB", "tau=-4.25", "f16",
+                             "q4", "pq8x16", "pq4x32", "lr32", "lr48q4",
+                             "f16:10%,q8:15.5%,pq8x16/q4:50%", "q8/q4:20%,pq4x16:30%", "q8:100%"});
   return 0;
 }
 

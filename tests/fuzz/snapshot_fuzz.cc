@@ -95,10 +95,12 @@ void Use(const pith::SnapshotFile& file, std::shared_ptr<const void> owner) {
   const auto& shape = manifest.shape;
   pith::PqCodebooks codebooks;
   std::vector<std::string> pq;
+  bool low_rank = false;
   for (const pith::Tier& tier : plan.StoredTiers()) {
     if (tier.key_codec.starts_with("pq")) pq.push_back(tier.key_codec);
+    low_rank |= tier.key_codec.starts_with("lr");
   }
-  if (!pq.empty()) {
+  if (low_rank || !pq.empty()) {
     // Codebooks of more take longer than what is tried here.
     if (shape.head_dim > 16 || int64_t{shape.n_layers} * shape.n_kv_heads > 4) return;
     codebooks =
@@ -141,7 +143,10 @@ std::string Seed(const std::string& keep, int n_layers, int n_kv_heads, int n_to
     manifest.plan.tiers = pith::ParseTiers(tiers);
     manifest.plan.keep = pith::KeepOf(manifest.plan.tiers);
   }
-  if ((keys + tiers).find("pq") != keys.npos) manifest.calibration_hash = "0123456789abcdef";
+  const std::string codecs = keys + tiers;
+  if (codecs.find("pq") != codecs.npos || codecs.find("lr") != codecs.npos) {
+    manifest.calibration_hash = "0123456789abcdef";
+  }
   const auto bytes_of = pith::BytesOfTiers(manifest.plan.StoredTiers(), manifest.shape.head_dim);
   manifest.coded.resize(bytes_of.size() - 1);
   manifest.n_read = n_tokens;
@@ -187,6 +192,7 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
       Seed("", 2, 1, 30, 0, "q4", "q4"),
       Seed("", 1, 2, 90, 0, "pq8x4", "q4"),
       Seed("50%", 2, 1, 70, 1, "pq4x2", "f16"),
+      Seed("", 1, 2, 80, 0, "lr8q4", "q8"),
       Seed("", 1, 1, 99, 0, "f16", "f16", "f16:10%,q8:9%,pq8x2/q8:50%")};
   const std::string file = File(seeds[1]);
   seeds.push_back(std::string(1, char{kRaw}) + file.substr(0, 4096 + 1024));
