@@ -290,6 +290,21 @@ HWY_NOINLINE void ScoreBlockPq4(const CodeTables& tables, const uint8_t* HWY_RES
 }
 #endif  // HWY_SCALAR
 
+// table[code], for codes below 16: a gather takes longer than permuting the table.
+HWY_INLINE hn::Vec<FloatTag> LookUp16(const float* HWY_RESTRICT table,
+                                      hn::Vec<hn::RebindToSigned<FloatTag>> code) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> d32;
+  const auto index = hn::IndicesFromVec(d, hn::And(code, hn::Set(d32, kLanes - 1)));
+  auto found = hn::TableLookupLanes(hn::LoadU(d, table), index);
+  PITH_UNROLL for (int first = kLanes; first < 16; first += kLanes) {
+    const auto here = hn::TableLookupLanes(hn::LoadU(d, table + first), index);
+    const auto is_here = hn::RebindMask(d, hn::Gt(code, hn::Set(d32, first - 1)));
+    found = hn::IfThenElse(is_here, here, found);
+  }
+  return found;
+}
+
 // Keys of up to n entries, as coordinates in the codebook's map, to panels
 // [n / panel_width][head_dim][panel_width] f32.
 HWY_NOINLINE void ConvertCodes(const RowFormat& keys, const std::byte* HWY_RESTRICT blocks, int n,
@@ -307,12 +322,17 @@ HWY_NOINLINE void ConvertCodes(const RowFormat& keys, const std::byte* HWY_RESTR
     float* HWY_RESTRICT to =
         panels + entry / panel_width * panel_width * head_dim + entry % panel_width;
     for (int m = 0; m < keys.n_subspaces; ++m) {
-      auto code = hn::PromoteTo(d32, hn::LoadU(d8, codes + (pq8 ? m : m / 2) * kBlockEntries));
-      if (!pq8) {
-        code = hn::And(m % 2 == 0 ? code : hn::ShiftRight<4>(code), hn::Set(d32, 0xf));
+      const auto byte =
+          hn::PromoteTo(d32, hn::LoadU(d8, codes + (pq8 ? m : m / 2) * kBlockEntries));
+      if (pq8) {
+        for (int i = m * width; i < (m + 1) * width; ++i) {
+          hn::Store(hn::GatherIndex(d, centroids + i * n_centroids, byte), d, to + i * panel_width);
+        }
+        continue;
       }
+      const auto code = hn::And(m % 2 == 0 ? byte : hn::ShiftRight<4>(byte), hn::Set(d32, 0xf));
       for (int i = m * width; i < (m + 1) * width; ++i) {
-        hn::Store(hn::GatherIndex(d, centroids + i * n_centroids, code), d, to + i * panel_width);
+        hn::Store(LookUp16(centroids + i * n_centroids, code), d, to + i * panel_width);
       }
     }
   }
