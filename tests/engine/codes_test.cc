@@ -17,19 +17,8 @@
 #include "pith/snapshot.h"
 #include "tools/expect_error.h"
 
-namespace pith {
+namespace pith::testing {
 namespace {
-
-using testing::CodesPlan;
-using testing::Continue;
-using testing::ExpectError;
-using testing::Folder;
-using testing::Logits;
-using testing::Noise;
-using testing::OneThread;
-using testing::ReadWhole;
-using testing::SmallModel;
-using testing::WriteWhole;
 
 // Positions of a head's exact entries.
 std::vector<int32_t> ExactPositions(Session& session, int layer, int kv_head) {
@@ -216,7 +205,7 @@ TEST(Codes, BadNamesAndDamagedCountsAreRefused) {
   saved.Save(file);
   const std::string bytes = ReadWhole(file);
   const auto refuse = [&](const std::string& from, const std::string& to, const std::string& word) {
-    const std::string changed = testing::ReplaceInManifest(bytes, from, to);
+    const std::string changed = ReplaceInManifest(bytes, from, to);
     ASSERT_NE(changed, bytes) << from;
     WriteWhole(file, changed);
     ExpectError(ErrorCode::kFormat, word, [&] { Session::Load(SmallModel(), file); });
@@ -235,4 +224,4 @@ TEST(Codes, BadNamesAndDamagedCountsAreRefused) {
 }
 
 }  // namespace
-}  // namespace pith
+}  // namespace pith::testing

@@ -10,25 +10,12 @@
 #include "pith/snapshot.h"
 #include "tools/expect_error.h"
 
-namespace pith {
+namespace pith::testing {
 namespace {
-
-using testing::Apart;
-using testing::CodesPlan;
-using testing::Continue;
-using testing::ExpectError;
-using testing::Folder;
-using testing::Logits;
-using testing::Noise;
-using testing::OneThread;
-using testing::ReadWhole;
-using testing::ReplaceInManifest;
-using testing::SmallModel;
-using testing::WriteWhole;
 
 const Model& BiasedModel() {
   static const Model model = [] {
-    testing::RandomGguf options;
+    RandomGguf options;
     options.architecture = "qwen2";
     options.n_embd = 128;
     options.head_dim = 32;
@@ -36,7 +23,7 @@ const Model& BiasedModel() {
     options.rope_freq_base = 1e30f;  // most pairs hardly turn, and Qwen2 has its bias in those
     options.key_bias = 15;
     const auto file = Folder() / "biased.gguf";
-    testing::WriteRandomGguf(options, file);
+    WriteRandomGguf(options, file);
     return Model::Load(file);
   }();
   return model;
@@ -100,13 +87,13 @@ TEST(KeyFrames, AModelWithoutABiasHasNone) {
   Session saved(SmallModel(), CodesPlan("50%", "q4", "q4"), OneThread());
   saved.Read(Noise(300));
   saved.Save(file);
-  EXPECT_EQ(testing::PithManifest(ReadWhole(file)).find("key_frames"), std::string::npos);
+  EXPECT_EQ(PithManifest(ReadWhole(file)).find("key_frames"), std::string::npos);
   Session exact(BiasedModel(), CodesPlan("50%", "f16", "q8"), OneThread());
   exact.Read(Noise(300));
   exact.Save(file);
-  EXPECT_EQ(testing::PithManifest(ReadWhole(file)).find("key_frames"), std::string::npos);
+  EXPECT_EQ(PithManifest(ReadWhole(file)).find("key_frames"), std::string::npos);
   EXPECT_NO_THROW(Session::Load(BiasedModel(), file));
 }
 
 }  // namespace
-}  // namespace pith
+}  // namespace pith::testing

@@ -13,21 +13,8 @@
 #include "pith/snapshot.h"
 #include "tools/expect_error.h"
 
-namespace pith {
+namespace pith::testing {
 namespace {
-
-using testing::Apart;
-using testing::CodesPlan;
-using testing::Continue;
-using testing::ExpectError;
-using testing::Folder;
-using testing::Logits;
-using testing::Noise;
-using testing::OneThread;
-using testing::ReadWhole;
-using testing::SmallModel;
-using testing::TakeDecoded;
-using testing::WithCodebooks;
 
 Plan PqPlan(const char* keep, const std::string& keys, const std::string& values) {
   static const auto calibration = WithCodebooks({"pq8x16", "pq4x32"}, 1);
@@ -149,4 +136,4 @@ TEST(PqCodes, WhatCannotBeStoredSoIsRefused) {
 }
 
 }  // namespace
-}  // namespace pith
+}  // namespace pith::testing

@@ -16,26 +16,13 @@
 #include "tools/expect_error.h"
 #include "tools/random_kvzap.h"
 
-namespace pith {
+namespace pith::testing {
 namespace {
-
-using testing::Apart;
-using testing::CodesPlan;
-using testing::Continue;
-using testing::ExpectError;
-using testing::Folder;
-using testing::Logits;
-using testing::Noise;
-using testing::OneThread;
-using testing::ReadWhole;
-using testing::SmallModel;
-using testing::TakeDecoded;
-using testing::WriteWhole;
 
 constexpr char kThree[] = "f16:10%,q8:15%,pq8x16:50%";
 
 Plan TiersPlan(const char* tiers, const char* budget = "auto") {
-  static const auto calibration = testing::WithCodebooks({"pq8x16"}, 1);
+  static const auto calibration = WithCodebooks({"pq8x16"}, 1);
   Plan plan = CodesPlan("100%", "f16", "f16");
   plan.tiers = ParseTiers(tiers);
   plan.keep = KeepOf(plan.tiers);
@@ -163,8 +150,8 @@ TEST(Tiers, AnyScorerAndSteering) {
   // A threshold decides what stays, and may let less stay than it could.
   Plan plan = TiersPlan("f16:15%,q4:45%", "threshold");
   plan.scorer = "kvzap";
-  plan.calibration = std::make_shared<Calibration>(
-      testing::MakeRandomKvzap(Folder() / "model.gguf", testing::RandomKvzap()));
+  plan.calibration =
+      std::make_shared<Calibration>(MakeRandomKvzap(Folder() / "model.gguf", RandomKvzap()));
   Session session(SmallModel(), plan, OneThread());
   session.Read(Noise(400));
   EXPECT_EQ(session.stats().tiers[0].entries, 60 * Heads());
@@ -193,7 +180,7 @@ TEST(Tiers, ASnapshotHoldsThemAsTheyAre) {
   ExpectError(ErrorCode::kInvalidArgument, "codebooks for pq8x16",
               [&] { Session::Load(SmallModel(), file, OneThread()); });
   const auto refuse = [&](const std::string& from, const std::string& to, const char* word) {
-    const std::string changed = testing::ReplaceInManifest(bytes, from, to);
+    const std::string changed = ReplaceInManifest(bytes, from, to);
     ASSERT_NE(changed, bytes) << from;
     WriteWhole(file, changed);
     ExpectError(ErrorCode::kFormat, word, [&] { InspectSnapshot(file); });
@@ -242,4 +229,4 @@ TEST(Tiers, WhatMakesNoSenseIsRefused) {
 }
 
 }  // namespace
-}  // namespace pith
+}  // namespace pith::testing
