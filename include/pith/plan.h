@@ -39,8 +39,8 @@ struct Tier {
 };
 
 // "f16:10%,q8:15%,pq8x16/q4:50%": KEY/VALUE:SHARE, the best first. One name stands for both, but
-// values beside pq keys are q4. Throws Error(kInvalidArgument) for what is not of this form, and
-// for shares of more than 100% in all.
+// values beside pq and lr keys are q4. Throws Error(kInvalidArgument) for what is not of this form,
+// and for shares of more than 100% in all.
 std::vector<Tier> ParseTiers(std::string_view text);
 std::string TiersToString(std::span<const Tier> tiers);
 // The fraction that they make together; 1 drops nothing.

@@ -19,9 +19,10 @@ Tier ParseTier(std::string_view part, std::string_view text) {
   const size_t slash = codecs.find('/');
   const std::string_view keys = codecs.substr(0, slash);
   const std::string_view share = colon == std::string_view::npos ? "" : part.substr(colon + 1);
-  const std::string_view values = slash == std::string_view::npos
-                                      ? keys.starts_with("pq") ? "q4" : keys
-                                      : codecs.substr(slash + 1);
+  const bool of_keys_alone = keys.starts_with("pq") || keys.starts_with("lr");
+  const std::string_view values = slash != std::string_view::npos ? codecs.substr(slash + 1)
+                                  : of_keys_alone                 ? "q4"
+                                                                  : keys;
   Keep keep;
   try {
     if (share.ends_with('%')) keep = Keep::Parse(share);

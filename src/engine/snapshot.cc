@@ -18,8 +18,10 @@ namespace {
 // Whether keys of any tier are coded in frames of the model, and which.
 int KeyFramesOf(const Cache& cache) {
   const std::vector<TierCodecs> tiers = cache.codecs();
-  const bool framed = std::ranges::any_of(
-      tiers, [](const auto& tier) { return tier.keys->Format(0).centre != nullptr; });
+  const bool framed = std::ranges::any_of(tiers, [](const auto& tier) {
+    const RowFormat keys = tier.keys->Format(0);
+    return keys.centre != nullptr && keys.rank == 0;  // coefficients have frames of their own
+  });
   return framed ? kKeyFramesVersion : 0;
 }
 

@@ -101,6 +101,7 @@ TEST(TiersTest, ReadsAndWritesThem) {
   EXPECT_EQ(KeepOf(ParseTiers("f16:10%,q8:20%")).fraction, 0.3);
   EXPECT_EQ(KeepOf(ParseTiers("f16:30%,q8:70%")).kind, Keep::Kind::kFraction) << "still judged";
   EXPECT_EQ(ParseTiers("q8:100%")[0].share, 1);
+  EXPECT_EQ(ParseTiers("lr32q4:50%")[0].value_codec, "q4");
 }
 
 TEST(TiersTest, RefusesTheRestNamingTheForm) {

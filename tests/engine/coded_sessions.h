@@ -1,11 +1,15 @@
 // What tests of sessions with codes share.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "engine/greedy.h"
 #include "engine/session_impl.h"
 #include "pith/session.h"
 #include "tools/random_codebooks.h"
@@ -60,6 +64,19 @@ inline std::shared_ptr<Calibration> WithCodebooks(const std::vector<std::string>
   calibration->codebooks =
       RandomCodebooks(info.n_layers, info.n_kv_heads, info.head_dim, codecs, 0.5f, seed);
   return calibration;
+}
+
+// Saves a session as `file`, from which another goes on as it does.
+inline void ExpectToGoOnFrom(const std::filesystem::path& file, Session& saved,
+                             const std::shared_ptr<const Calibration>& calibration = nullptr) {
+  const auto again = Folder() / "again.pith";
+  saved.Save(file);
+  Session loaded = Session::Load(SmallModel(), file, OneThread(), calibration);
+  loaded.Save(again);
+  EXPECT_EQ(ReadWhole(file), ReadWhole(again));
+  EXPECT_EQ(Logits(loaded), Logits(saved));
+  EXPECT_EQ(Continue(loaded, 150), Continue(saved, 150));
+  EXPECT_EQ(Logits(loaded), Logits(saved));
 }
 
 // Puts all entries of `from`, decoded, as f16 in the place of those of `to`.

@@ -123,17 +123,11 @@ TEST(Codes, WritingMakesCodesOfWhatLeavesTheWindow) {
 }
 
 TEST(Codes, ASnapshotHoldsThemAsTheyAre) {
-  const auto file = Folder() / "codes.pith", again = Folder() / "again.pith";
+  const auto file = Folder() / "codes.pith";
   Session saved(SmallModel(), CodesPlan("50%", "q8", "q4"), OneThread());
   saved.Read(Noise(700));
   Continue(saved, 40);
-  saved.Save(file);
-  Session loaded = Session::Load(SmallModel(), file, OneThread());
-  loaded.Save(again);
-  EXPECT_EQ(ReadWhole(file), ReadWhole(again));
-  EXPECT_EQ(Logits(loaded), Logits(saved));
-  EXPECT_EQ(Continue(loaded, 150), Continue(saved, 150));
-  EXPECT_EQ(Logits(loaded), Logits(saved));
+  ExpectToGoOnFrom(file, saved);
 
   const SnapshotInfo info = InspectSnapshot(file);
   ASSERT_EQ(info.tiers.size(), 2u);
