@@ -403,11 +403,13 @@ class PplTest(PithTest):
         self.assertAlmostEqual(curve[0], 0, delta=1e-3)  # the budget was not full yet
         self.assertGreater(abs(curve[3]), 1e-3)
         self.assertEqual(self.json(*flags, "--streaming"), out)
-        batches = self.json(*flags, "-b", "1")
+        # The order of positions does not hang on rounding, as that of norms may.
+        flags = [flag if flag != "knorm" else "streaming_llm" for flag in flags]
+        out, batches = self.json(*flags, "--streaming"), self.json(*flags, "-b", "1")
         self.assertEqual(batches["task"], "ppl")
-        self.assertAlmostEqual(batches["nll"], out["nll"], delta=1e-3)
+        self.assertAlmostEqual(batches["nll"], out["nll"], delta=1e-4)
         with open(self.path("o.jsonl")) as file:
-            self.assertEqual(len(file.readlines()), 4)
+            self.assertEqual(len(file.readlines()), 5)
 
     def test_table(self):
         out = self.done(*self.flags, "--trials", "2", "--keep", "50%")

@@ -74,15 +74,31 @@ int64_t KeptByOne(Session& a, Session& b) {
   return n;
 }
 
-// Rounding may turn one choice between entries of equal worth; logits then differ by more.
-void ExpectTheSame(Session& together, Session& alone, double tolerance) {
-  EXPECT_EQ(Counts(together), Counts(alone));
-  const int64_t n_other = KeptByOne(together, alone);
-  EXPECT_LE(n_other, together.stats().entries / 100);
-  if (n_other > 0) return;
-  const double difference = Difference(together.logits(), alone.logits());
-  EXPECT_TRUE(difference <= tolerance) << "logits differ by " << difference;
-}
+// Rounding may turn a choice between entries of equal worth. Logits then differ by more, and go on
+// doing so when both keep the same again: what came after was computed from others.
+class Pairs {
+ public:
+  explicit Pairs(size_t n) : parted_(n) {}
+
+  void ExpectTheSame(size_t i, Session& together, Session& alone, double tolerance) {
+    EXPECT_EQ(Counts(together), Counts(alone));
+    const int64_t n_other = KeptByOne(together, alone);
+    EXPECT_LE(n_other, together.stats().entries / 100);
+    if (n_other > 0) parted_[i] = true;
+    EXPECT_LE(std::ranges::count(parted_, true), parted_.size() / 4 + 1);
+    if (parted_[i]) return;
+    const double difference = Difference(together.logits(), alone.logits());
+    EXPECT_TRUE(difference <= tolerance) << "logits differ by " << difference;
+    sum_ += difference;
+    ++count_;
+  }
+  double mean_difference() const { return sum_ / count_; }
+
+ private:
+  std::vector<bool> parted_;
+  double sum_ = 0;
+  int count_ = 0;
+};
 
 Plan KeepPlan(const std::string& keep, const std::string& scorer) {
   Plan plan;
@@ -151,6 +167,7 @@ TEST_F(BatchTest, EachSessionIsAsAlone) {
     std::vector<Session> alone = Mixed();
     const std::vector<Session*> pointers = Pointers(together);
     Batch batch(*model_, n_threads);
+    Pairs pairs(alone.size());
     for (int step = 0; step < 120; ++step) {
       std::vector<Token> tokens;
       for (size_t i = 0; i < alone.size(); ++i) {
@@ -159,11 +176,13 @@ TEST_F(BatchTest, EachSessionIsAsAlone) {
       }
       batch.Next(pointers, tokens);
       for (size_t i = 0; i < alone.size(); ++i) {
-        ExpectTheSame(together[i], alone[i], 1e-4);
+        // A key or a value may round to the other of two f16: rarely.
+        pairs.ExpectTheSame(i, together[i], alone[i], 1e-3);
         ASSERT_FALSE(HasFailure()) << i << " at " << step;
         ASSERT_TRUE(std::ranges::equal(together[i].tokens(), alone[i].tokens())) << i;
       }
     }
+    EXPECT_LE(pairs.mean_difference(), 1e-5);
   }
 }
 
@@ -185,6 +204,7 @@ TEST_F(BatchTest, WhoTakesPartMayChange) {
   std::vector<Session> together = Mixed();
   std::vector<Session> alone = Mixed();
   Batch batch(*model_, 2);
+  Pairs pairs(alone.size());
   for (int step = 0; step < 40; ++step) {
     std::vector<Session*> pointers;
     std::vector<Token> tokens;
@@ -203,7 +223,7 @@ TEST_F(BatchTest, WhoTakesPartMayChange) {
     }
     for (size_t i = 0; i < alone.size(); ++i) {
       if (alone[i].logits().empty()) continue;
-      ExpectTheSame(together[i], alone[i], 1e-4);
+      pairs.ExpectTheSame(i, together[i], alone[i], 1e-3);
       ASSERT_FALSE(HasFailure()) << i << " at " << step;
     }
   }
@@ -363,6 +383,7 @@ TEST(Batch, RealModel) {
     std::vector<Session> together = make();
     std::vector<Session> alone = make();
     Batch batch(model, 1);
+    Pairs pairs(alone.size());
     for (size_t step = 0; step < 20; ++step) {
       std::vector<Token> tokens;
       for (size_t i = 0; i < alone.size(); ++i) {
@@ -371,7 +392,7 @@ TEST(Batch, RealModel) {
       }
       batch.Next(Pointers(together), tokens);
       for (size_t i = 0; i < alone.size(); ++i) {
-        ExpectTheSame(together[i], alone[i], repack ? 0.25 : 1e-6);
+        pairs.ExpectTheSame(i, together[i], alone[i], repack ? 0.25 : 1e-6);
       }
     }
   }
