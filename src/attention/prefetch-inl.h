@@ -9,7 +9,6 @@
 #include <algorithm>
 
 #include "attention/simd-inl.h"
-#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pith {
@@ -27,10 +26,12 @@ struct Ahead {
   Ahead operator+(size_t n_read) const { return {near + n_read / 2, far + n_read / 2}; }
 };
 
-// One line of each run, for the two lines read from here on.
+// One line of each run, for the two lines read from here on. Into the second level of caches where
+// the processor can: on Zen 4 fetching into the first takes as long as reading and computing in
+// turn, f16 1.3 and q8 1.6 times as long as this.
 HWY_INLINE void Fetch(const Ahead& ahead) {
-  hwy::Prefetch(ahead.near);
-  hwy::Prefetch(ahead.far);
+  __builtin_prefetch(ahead.near, 0, 2);
+  __builtin_prefetch(ahead.far, 0, 2);
 }
 
 // In step with a loop whose step i reads kBytes.
