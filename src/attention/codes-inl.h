@@ -7,10 +7,11 @@
 // product of the subspace, so that it errs by at most unit / 2 and a score by at most n_subspaces *
 // unit / 2. Let a range be the largest less the smallest product of a subspace. pq8: four rows side
 // by side as u16 in 64 bits, [n_subspaces][256], so that one addition serves a code for four rows;
-// unit = the sum of all ranges / (65535 - n_subspaces). pq4: a table of 16 bytes is a register, and
-// one shuffle looks up a vector of codes (Quicker ADC, arXiv 1812.09162, section 3; FAISS's fast
-// scan). Four neighbouring subspaces are summed in bytes: unit = the largest sum of their ranges /
-// 253.
+// unit = the sum of all ranges / (65535 - n_subspaces). With VBMI, which looks 64 codes up in 128
+// bytes at once, entries of pq8 are bytes: unit = the largest range / 255. pq4: a table of 16 bytes
+// is a register, and one shuffle looks up a vector of codes (Quicker ADC, arXiv 1812.09162, section
+// 3; FAISS's fast scan). Four neighbouring subspaces are summed in bytes: unit = the largest sum of
+// their ranges / 253.
 #if defined(PITH_ATTENTION_CODES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PITH_ATTENTION_CODES_INL_H_
 #undef PITH_ATTENTION_CODES_INL_H_
@@ -34,18 +35,21 @@ namespace HWY_NAMESPACE {
 inline constexpr int kWordRows = 4;
 inline constexpr int kByteSums = 4;
 
+// Whether entries of tables are bytes.
+constexpr bool HasByteTables(CodecId id) { return id == CodecId::kPq4 || kHasVnni; }
+
 constexpr int RowWords(int rows) { return (rows + kWordRows - 1) / kWordRows; }
 
 // What scores of a tile are made of: score = unit * sum of entries + offset.
 struct CodeTables {
   uint64_t* words;  // pq8: [RowWords][n_subspaces][256], four u16 each
-  uint8_t* bytes;   // pq4: [n_subspaces][rows][16]
+  uint8_t* bytes;   // pq4 and pq8 with VBMI: [n_subspaces][rows][n_centroids]
   float* units;     // [rows]
   float* offsets;   // [rows]
 
   static constexpr size_t EntryFloats(const RowFormat& keys, int rows) {
     const size_t n = keys.n_subspaces;
-    return keys.id == CodecId::kPq8 ? n * 512 * RowWords(rows) : n * 4 * rows;
+    return HasByteTables(keys.id) ? n * PqCentroids(keys.id) / 4 * rows : n * 512 * RowWords(rows);
   }
   static CodeTables At(const RowFormat& keys, int rows, float* memory) {
     float* units = memory + EntryFloats(keys, rows);
@@ -101,7 +105,7 @@ HWY_INLINE void MakeRowTables(const RowFormat& keys, int head_dim, const float* 
   const hn::Rebind<uint16_t, FloatTag> d16;
   const hn::Rebind<uint8_t, FloatTag> d8;
   const hn::CappedTag<uint16_t, 8> d8x16;
-  const bool pq8 = keys.id == CodecId::kPq8;
+  const bool of_bytes = HasByteTables(keys.id);
   const int n = keys.n_subspaces;
   const int n_centroids = PqCentroids(keys.id);
   alignas(kPageAlignment) float products[R * 256];
@@ -121,17 +125,21 @@ HWY_INLINE void MakeRowTables(const RowFormat& keys, int head_dim, const float* 
       ranges[r][m] = hn::GetLane(hn::MaxOfLanes(d, max)) - least[r][m];
     }
   }
+  // Subspaces whose entries are summed in a byte or a word, and the most that these hold less what
+  // rounding adds.
+  const int n_summed = !of_bytes ? n : keys.id == CodecId::kPq4 ? kByteSums : 1;
+  const auto limit = static_cast<float>(of_bytes ? 255 - n_summed / 2 : 65535 - n);
   float inverses[R];
   for (int r = 0; r < R; ++r) {
     float widest = 0;
     float offset = 0;
-    for (int m = 0; m < n; m += pq8 ? n : kByteSums) {
-      const int end = pq8 ? n : std::min(m + kByteSums, n);
+    for (int m = 0; m < n; m += n_summed) {
+      const int end = std::min(m + n_summed, n);
       const float sum = std::accumulate(ranges[r] + m, ranges[r] + end, 0.0f);
       widest = std::max(widest, sum);
       offset += sum * 0;  // NaN where a product is not finite, which no entry can say
     }
-    const float unit = widest / (pq8 ? 65535.0f - static_cast<float>(n) : 253.0f);
+    const float unit = widest / limit;
     inverses[r] = unit > 1e-30f ? 1.0f / unit : 0.0f;
     tables.units[first + r] = unit;
     tables.offsets[first + r] = std::accumulate(least[r], least[r] + n, offset);
@@ -142,18 +150,18 @@ HWY_INLINE void MakeRowTables(const RowFormat& keys, int head_dim, const float* 
     PITH_UNROLL for (int r = 0; r < R; ++r) {
       const auto inverse = hn::Set(d, inverses[r]);
       const auto smallest = hn::Set(d, least[r][m]);
-      uint8_t* HWY_RESTRICT bytes = tables.bytes + (size_t{1} * m * rows + first + r) * 16;
+      uint8_t* HWY_RESTRICT bytes = tables.bytes + (size_t{1} * m * rows + first + r) * n_centroids;
       for (int k = 0; k < n_centroids; k += kLanes) {
         const auto x = hn::Load(d, products + r * n_centroids + k);
         const auto entry = RoundToInt(d, hn::Mul(hn::Sub(x, smallest), inverse));
-        if (pq8) {
-          hn::Store(hn::DemoteTo(d16, entry), d16, entries[r] + k);
-        } else {
+        if (of_bytes) {
           hn::StoreU(hn::DemoteTo(d8, entry), d8, bytes + k);
+        } else {
+          hn::Store(hn::DemoteTo(d16, entry), d16, entries[r] + k);
         }
       }
     }
-    if (!pq8) continue;
+    if (of_bytes) continue;
     auto* to =
         reinterpret_cast<uint16_t*>(tables.words + (size_t{1} * first / kWordRows * n + m) * 256);
     for (int k = 0; k < 256; k += static_cast<int>(hn::MaxLanes(d8x16))) {
@@ -194,10 +202,66 @@ struct RowUnit {
   }
 };
 
+#if HWY_TARGET == HWY_AVX3_DL
+inline constexpr int kPq8Blocks = 2;
+
+// Scores of R rows against two blocks of codes, the second `second` bytes behind the first; scores
+// [R][kStepEntries].
+template <int R>
+HWY_NOINLINE void ScoreBlockPq8(const CodeTables& tables, const uint8_t* HWY_RESTRICT codes,
+                                size_t second, int n_subspaces, float* HWY_RESTRICT scores,
+                                const Ahead& ahead) {
+  // A 16-bit lane of the first sums is the even entry's plus 256 times the odd one's; the second
+  // sums are the odd ones alone.
+  __m512i both[R], odd[R];
+  PITH_UNROLL for (int r = 0; r < R; ++r) both[r] = odd[r] = _mm512_setzero_si512();
+  for (int m = 0; m < n_subspaces; ++m) {
+    if (m % 2 == 0) Fetch(ahead + size_t{64} * m);
+    const auto* lower = reinterpret_cast<const __m256i*>(codes + m * kBlockEntries);
+    const __m256i* upper = lower + second / sizeof(__m256i);
+    const __m512i code = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(lower)),
+                                            _mm256_load_si256(upper), 1);
+    const __mmask64 is_high = _mm512_movepi8_mask(code);
+    PITH_UNROLL for (int r = 0; r < R; ++r) {
+      const auto* table = reinterpret_cast<const __m512i*>(tables.bytes + (m * R + r) * 256);
+      const __m512i low = _mm512_permutex2var_epi8(table[0], code, table[1]);
+      const __m512i high = _mm512_permutex2var_epi8(table[2], code, table[3]);
+      const __m512i entry = _mm512_mask_blend_epi8(is_high, low, high);
+      both[r] = _mm512_add_epi16(both[r], entry);
+      odd[r] = _mm512_add_epi16(odd[r], _mm512_srli_epi16(entry, 8));
+    }
+  }
+  const hn::Full512<uint16_t> d16;
+  const hn::Half<decltype(d16)> d_half;
+  const hn::Half<decltype(d_half)> d_part;
+  alignas(64) static constexpr uint16_t kFirst[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                      37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                      11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i first = _mm512_load_si512(kFirst);
+  const __m512i last = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  PITH_UNROLL for (int r = 0; r < R; ++r) {
+    const __m512i even = _mm512_sub_epi16(both[r], _mm512_slli_epi16(odd[r], 8));
+    const RowUnit unit(tables, r);
+    PITH_UNROLL for (int block = 0; block < 2; ++block) {
+      const hn::Vec<decltype(d16)> sums{
+          _mm512_permutex2var_epi16(even, block == 0 ? first : last, odd[r])};
+      PITH_UNROLL for (int half = 0; half < 2; ++half) {
+        const auto sixteen = half == 0 ? hn::LowerHalf(d_half, sums) : hn::UpperHalf(d_half, sums);
+        float* HWY_RESTRICT to = scores + r * kStepEntries + block * kBlockEntries + half * 16;
+        unit.Store(hn::LowerHalf(d_part, sixteen), to);
+        unit.Store(hn::UpperHalf(d_part, sixteen), to + 8);
+      }
+    }
+  }
+}
+#else
+inline constexpr int kPq8Blocks = 1;
+
 // Scores of R rows against one block of codes; scores [R][kStepEntries].
 template <int R>
 HWY_NOINLINE void ScoreBlockPq8(const CodeTables& tables, const uint8_t* HWY_RESTRICT codes,
-                                int n_subspaces, float* HWY_RESTRICT scores, const Ahead& ahead) {
+                                size_t /*second*/, int n_subspaces, float* HWY_RESTRICT scores,
+                                const Ahead& ahead) {
   const EightTag d;
   const hn::Rebind<uint16_t, EightTag> d16;
   constexpr int kEntries = 8;  // at a time: their codes are a word, their sums are in registers
@@ -233,7 +297,9 @@ HWY_NOINLINE void ScoreBlockPq8(const CodeTables& tables, const uint8_t* HWY_RES
     }
   }
 }
+#endif  // HWY_AVX3_DL
 
+// Scores of R rows against one block of codes; scores [R][kStepEntries].
 template <int R>
 HWY_NOINLINE void ScoreBlockPq4(const CodeTables& tables, const uint8_t* HWY_RESTRICT codes,
                                 int n_subspaces, float* HWY_RESTRICT scores, const Ahead& ahead) {

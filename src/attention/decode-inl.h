@@ -154,7 +154,8 @@ HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page
   const RowFormat& keys = s.keys;
   const int dims = RowDims(keys, s.head_dim);
   const size_t block_bytes = BlockBytes(keys, dims);
-  for (int i = 0; i < count; i += kBlockEntries) {
+  int n_blocks = 1;  // of a call
+  for (int i = 0; i < count; i += n_blocks * kBlockEntries) {
     const size_t begin = (slot + i) / kBlockEntries * block_bytes;
     const std::byte* block = page + begin;
     if (keys.id == CodecId::kF16) {
@@ -168,7 +169,10 @@ HWY_NOINLINE void ScoreKeys(const Segment& s, const std::byte* HWY_RESTRICT page
     } else if (keys.id == CodecId::kQ4) {
       ScoreQuantised<CodecId::kQ4, R>(rounded, block, dims, scores + i, ahead + begin);
     } else if (keys.id == CodecId::kPq8) {
-      ScoreBlockPq8<R>(CodeTables::At(keys, R, q), codes, keys.n_subspaces, scores + i,
+      n_blocks = kPq8Blocks;
+      // Where a call takes two blocks and there is one, it is scored twice.
+      const size_t second = count > kBlockEntries ? block_bytes : 0;
+      ScoreBlockPq8<R>(CodeTables::At(keys, R, q), codes, second, keys.n_subspaces, scores + i,
                        ahead + begin);
     } else if (keys.id == CodecId::kPq4) {
       ScoreBlockPq4<R>(CodeTables::At(keys, R, q), codes, keys.n_subspaces, scores + i,

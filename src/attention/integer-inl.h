@@ -12,8 +12,8 @@ HWY_BEFORE_NAMESPACE();
 namespace pith {
 namespace HWY_NAMESPACE {
 
-inline constexpr bool kHasPairProducts = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 ||
-                                         HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
+inline constexpr bool kHasPairProducts =
+    kHasAvx512 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
 
 // Vectors of sums for each of R rows. A product is not added as it is made, as f32's is, and needs
 // a register of its own.
@@ -44,7 +44,11 @@ HWY_INLINE void Accumulate(V& sum, V product) {
   V next = hn::Add(sum, product);
 #if HWY_ARCH_X86 && HWY_COMPILER_GCC && !HWY_COMPILER_CLANG
   auto raw = next.raw;
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  asm("" : "+v"(raw));
+#else
   asm("" : "+x"(raw));
+#endif
   next = V{raw};
 #endif
   sum = next;
@@ -65,15 +69,38 @@ HWY_INLINE hn::Vec<D32> MulPairs(D32 d32, V16 a, V16 b) {
   }
 }
 
-// The same of bytes, in 16 bits, which two products and their sum must fit.
+// sum[i] += a[2i] * b[2i] + a[2i+1] * b[2i+1].
+template <class D32, class V16>
+HWY_INLINE void AddPairs(D32 d32, hn::Vec<D32>& sum, V16 a, V16 b) {
+#if HWY_TARGET == HWY_AVX3_DL
+  (void)d32;  // Highway 1.0.3 does not allow the compiler the intrinsics.
+  auto raw = sum.raw;
+  asm("vpdpwssd %2, %1, %0" : "+v"(raw) : "v"(a.raw), "v"(b.raw));
+  sum = hn::Vec<D32>{raw};
+#else
+  Accumulate(sum, MulPairs(d32, a, b));
+#endif
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+// sum[i] += a[4i] * b[4i] + .. + a[4i+3] * b[4i+3].
+template <class V32, class VU8, class VI8>
+HWY_INLINE void AddQuads(V32& sum, VU8 a, VI8 b) {
+  auto raw = sum.raw;
+  asm("vpdpbusd %2, %1, %0" : "+v"(raw) : "v"(a.raw), "v"(b.raw));
+  sum = V32{raw};
+}
+#endif
+
+// The products of pairs of bytes, in 16 bits, which two products and their sum must fit.
 template <class D16, class VU8, class VI8>
 HWY_INLINE hn::Vec<D16> MulPairsU8(D16 d16, VU8 a, VI8 b) {
   if constexpr (kHasPairProducts) {
     (void)d16;
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
     if constexpr (sizeof(a.raw) == 64) return hn::Vec<D16>{_mm512_maddubs_epi16(a.raw, b.raw)};
 #endif
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX2
     if constexpr (sizeof(a.raw) == 32) return hn::Vec<D16>{_mm256_maddubs_epi16(a.raw, b.raw)};
 #endif
 #if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128

@@ -5,7 +5,8 @@
 //
 // With m = max |q| over the head, an element of a query becomes
 //   q8: c * s * u, |c| <= 64, where s is an integer up to 4095 that a pair of neighbours shares and
-//     u = m / (64 * 4095), so that it errs by at most h = (max |q| of the pair / 64 + u) / 2;
+//     u = m / (64 * 4095), so that it errs by at most h = (max |q| of the pair / 64 + u) / 2; with
+//     VNNI (256 * a + b) * u, |a| <= 127, -128 <= b <= 127, u = m / (256 * 127 + 127), h = u / 2;
 //   q4: c * u, |c| <= 127, u = m / 127, so that it errs by at most h = m / 254.
 // A score errs by at most the sum over dimensions of h * |k|. Where keys have a frame, q and k are
 // as the rows lie, k without the centre, whose product with the query is added unrounded.
@@ -30,7 +31,8 @@ namespace HWY_NAMESPACE {
 // neighbours. All of it takes at most head_dim floats a row.
 struct RoundedQueries {
   int32_t* codes;    // q8: [head_dim/4], four int8 each; q4: [head_dim/2], two int8 each, twice
-  int32_t* pairs;    // q8: [head_dim/4], of the two pairs of a step what they are multiples of
+  int32_t* pairs;    // q8: [head_dim/4], of the two pairs of a step what they are multiples of;
+                     // with VNNI the low parts, as codes
   int32_t* offsets;  // [n_scales]: what the zero of the keys adds to a sum, negated
   float* units;      // [1]
   float* shifts;     // [1]: the query's product with the centre of the keys
@@ -45,6 +47,14 @@ struct RoundedQueries {
 };
 
 #if HWY_TARGET != HWY_SCALAR
+// The low bytes of four integers, side by side.
+HWY_INLINE uint32_t LowBytes(hn::Vec<hn::RebindToSigned<FourTag>> x) {
+  const hn::RebindToUnsigned<FourTag> d32;
+  alignas(16) uint32_t byte[4];
+  hn::Store(hn::And(hn::BitCast(d32, x), hn::Set(d32, 0xff)), d32, byte);
+  return byte[0] | byte[1] << 8 | byte[2] << 16 | byte[3] << 24;
+}
+
 // q [head_dim] becomes row r of a tile of `rows`.
 HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q, int head_dim,
                              int rows, int r, const RoundedQueries& to) {
@@ -62,7 +72,8 @@ HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q,
   }
   to.shifts[r] = hn::GetLane(hn::SumOfLanes(d, shift));
   const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
-  const float limit = q8 ? 64.0f * 4095.0f : 127.0f;
+  const float limit_q8 = kHasVnni ? 256.0f * 127.0f + 127.0f : 64.0f * 4095.0f;
+  const float limit = q8 ? limit_q8 : 127.0f;
   to.units[r] = largest / limit + hn::GetLane(hn::SumOfLanes(d, poison));
   const auto inverse = hn::Set(d, largest > 1e-30f ? limit / largest : 0.0f);
   const auto ones = hn::Set(d, 1.0f);
@@ -70,6 +81,14 @@ HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q,
     auto sum = hn::Zero(d32);
     for (int i = b * kScaleDims; i < std::min((b + 1) * kScaleDims, head_dim); i += 4) {
       const auto x = hn::Mul(hn::LoadU(d, q + i), inverse);
+      if (q8 && kHasVnni) {
+        const auto codes = RoundToInt(d, x);
+        const auto high = hn::ShiftRight<8>(hn::Add(codes, hn::Set(d32, 128)));
+        sum = hn::Add(sum, codes);
+        to.codes[i / 4 * rows + r] = static_cast<int32_t>(LowBytes(high));
+        to.pairs[i / 4 * rows + r] = static_cast<int32_t>(LowBytes(codes));
+        continue;
+      }
       auto of_pair = ones;
       if (q8) {
         const auto size = hn::Max(hn::Abs(x), hn::Abs(hn::Shuffle2301(x)));
@@ -80,18 +99,15 @@ HWY_NOINLINE void RoundQuery(const RowFormat& keys, const float* HWY_RESTRICT q,
       const auto codes = RoundToInt(d, hn::Div(x, of_pair));
       const auto pairs = RoundToInt(d, of_pair);
       sum = hn::Add(sum, hn::Mul(codes, pairs));
-      alignas(16) int32_t code[4];
-      alignas(16) int32_t pair[4];
-      hn::Store(hn::And(codes, hn::Set(d32, 0xff)), d32, code);
-      hn::Store(pairs, d32, pair);
+      const uint32_t bytes = LowBytes(codes);
       if (q8) {
-        to.codes[i / 4 * rows + r] = static_cast<int32_t>(code[0] | code[1] << 8 | code[2] << 16 |
-                                                          static_cast<uint32_t>(code[3]) << 24);
+        alignas(16) int32_t pair[4];
+        hn::Store(pairs, d32, pair);
+        to.codes[i / 4 * rows + r] = static_cast<int32_t>(bytes);
         to.pairs[i / 4 * rows + r] = pair[0] | pair[2] << 16;
       } else {
-        to.codes[i / 2 * rows + r] = static_cast<int32_t>((code[0] | code[1] << 8) * 0x10001u);
-        to.codes[(i / 2 + 1) * rows + r] =
-            static_cast<int32_t>((code[2] | code[3] << 8) * 0x10001u);
+        to.codes[i / 2 * rows + r] = static_cast<int32_t>((bytes & 0xffff) * 0x10001u);
+        to.codes[(i / 2 + 1) * rows + r] = static_cast<int32_t>((bytes >> 16) * 0x10001u);
       }
     }
     // Vectors may overflow, as sums of what is no number do; the unit says so.
@@ -123,9 +139,13 @@ HWY_INLINE void ScoreTileQ8(const int32_t* HWY_RESTRICT row_codes,
   const hn::Repartition<int8_t, FloatTag> d8s;
   constexpr int kBytes = kVectors * kLanes * 4;
   hn::Vec<decltype(d32)> sums[R][kVectors];
+  hn::Vec<decltype(d32)> high_sums[R][kVectors];  // of VNNI
   PITH_UNROLL for (int r = 0; r < R; ++r) {
     const auto offset = hn::Set(d32, offsets[r]);
-    PITH_UNROLL for (int v = 0; v < kVectors; ++v) sums[r][v] = offset;
+    PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = offset;
+      high_sums[r][v] = hn::Zero(d32);
+    }
   }
   for (int step = 0; step < n_steps; step += 2) {
     PITH_UNROLL for (int j = 0; j < 2; ++j) {
@@ -139,7 +159,12 @@ HWY_INLINE void ScoreTileQ8(const int32_t* HWY_RESTRICT row_codes,
         const auto row = hn::BitCast(d8s, hn::Set(d32, row_codes[i * R + r]));
         const auto pair = hn::BitCast(d16, hn::Set(d32, row_pairs[i * R + r]));
         PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
-          Accumulate(sums[r][v], MulPairs(d32, MulPairsU8(d16, keys[v], row), pair));
+          if constexpr (kHasVnni) {
+            AddQuads(high_sums[r][v], keys[v], row);
+            AddQuads(sums[r][v], keys[v], hn::BitCast(d8s, pair));
+          } else {
+            Accumulate(sums[r][v], MulPairs(d32, MulPairsU8(d16, keys[v], row), pair));
+          }
         }
       }
     }
@@ -147,7 +172,9 @@ HWY_INLINE void ScoreTileQ8(const int32_t* HWY_RESTRICT row_codes,
   PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
     const auto scale = LoadScales(d, scales + v * kLanes);
     PITH_UNROLL for (int r = 0; r < R; ++r) {
-      AddScaled<kFirst>(scale, sums[r][v], scores + r * kStepEntries + v * kLanes);
+      const auto sum =
+          kHasVnni ? hn::Add(sums[r][v], hn::ShiftLeft<8>(high_sums[r][v])) : sums[r][v];
+      AddScaled<kFirst>(scale, sum, scores + r * kStepEntries + v * kLanes);
     }
   }
 }

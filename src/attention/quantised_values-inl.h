@@ -28,6 +28,7 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 // Entries are taken this many at a time; weights behind the last entry are zero.
 inline constexpr int kEntryStep = 16;
+inline constexpr int kMaxScales = kMaxHeadDim / kScaleDims;
 
 // Weights of R rows times the scales of one block of dimensions: codes * units, a word for a pair
 // of entries: of two int16, or of two int8 twice.
@@ -43,10 +44,11 @@ struct RoundedWeights {
   }
 };
 
-// What the weights of a page are multiplied with before they are rounded.
+// What the weights of a page are multiplied with before they are rounded, and one by it.
 template <int R>
 HWY_INLINE void WeightFactors(CodecId id, const float* HWY_RESTRICT weights, int n,
-                              const float* HWY_RESTRICT sums, float (&factors)[R]) {
+                              const float* HWY_RESTRICT sums, float (&factors)[R],
+                              float (&units)[R]) {
   const FloatTag d;
   for (int r = 0; r < R; ++r) {
     auto max = hn::Zero(d);
@@ -54,12 +56,12 @@ HWY_INLINE void WeightFactors(CodecId id, const float* HWY_RESTRICT weights, int
       max = hn::Max(max, hn::Load(d, weights + r * kStepEntries + i));
     }
     const float largest = hn::GetLane(hn::MaxOfLanes(d, max));
-    if (id == CodecId::kQ8) {
-      factors[r] = largest > 1e-30f ? 32767.0f / largest : 0.0f;
-    } else {
-      factors[r] = largest > 1e-30f ? std::min(126.0f / largest, 4032.0f / sums[r]) : 0.0f;
-    }
-    factors[r] += sums[r] * 0.0f;
+    const float unit = id == CodecId::kQ8
+                           ? largest * (1.0f / 32767)
+                           : std::max(largest * (1.0f / 126), sums[r] * (1.0f / 4032));
+    const float poison = sums[r] * 0.0f;
+    factors[r] = (largest > 1e-30f ? 1.0f / unit : 0.0f) + poison;
+    units[r] = (largest > 1e-30f ? unit : 0.0f) + poison;
   }
 }
 
@@ -92,17 +94,13 @@ HWY_INLINE float NormaliseScales(const F16* HWY_RESTRICT scales, int n, float* H
 
 // weights [R][kStepEntries], scales as NormaliseScales gives them.
 template <int R>
-HWY_INLINE void RoundToWords(const float* HWY_RESTRICT scales, float largest_scale, int n,
+HWY_INLINE void RoundToWords(const float* HWY_RESTRICT scales, int n,
                              const float* HWY_RESTRICT weights, const float (&factors)[R],
                              RoundedWeights<R>& rounded) {
   const EightTag d;
   const hn::RebindToSigned<EightTag> d32;
   const hn::Repartition<int16_t, EightTag> d16;
   const auto magic = hn::Set(d, 12582912.0f);  // 1.5 * 2^23: the lowest bits are the integer
-  PITH_UNROLL for (int r = 0; r < R; ++r) {
-    const float limit = factors[r] != 0 ? 1.0f / factors[r] : 0.0f;
-    rounded.units[r] = largest_scale * limit;
-  }
   for (int i = 0; i < n; i += kEntryStep) {
     for (int j = i; j < i + 8; j += kEights) {
       const auto scale0 = hn::Load(d, scales + j);
@@ -131,7 +129,7 @@ HWY_INLINE float Dither(int entry) {
 
 // As RoundToWords, of int8.
 template <int R>
-HWY_INLINE void RoundToBytes(const float* HWY_RESTRICT scales, float largest_scale, int n,
+HWY_INLINE void RoundToBytes(const float* HWY_RESTRICT scales, int n,
                              const float* HWY_RESTRICT weights, const float (&factors)[R],
                              RoundedWeights<R>& rounded) {
   const EightTag d;
@@ -155,11 +153,7 @@ HWY_INLINE void RoundToBytes(const float* HWY_RESTRICT scales, float largest_sca
   const auto ones = hn::Set(d8, 1);
   const auto ones16 = hn::Set(d16, 1);
   hn::Vec<decltype(d16)> sums[R];
-  PITH_UNROLL for (int r = 0; r < R; ++r) {
-    const float limit = factors[r] != 0 ? 1.0f / factors[r] : 0.0f;
-    rounded.units[r] = largest_scale * limit;
-    sums[r] = hn::Zero(d16);
-  }
+  PITH_UNROLL for (int r = 0; r < R; ++r) sums[r] = hn::Zero(d16);
   for (int i = 0; i < n; i += kEntryStep) {
     for (int j = i; j < i + 8; j += kEights) {
       const auto scale0 = hn::Load(d, scales + j);
@@ -180,6 +174,29 @@ HWY_INLINE void RoundToBytes(const float* HWY_RESTRICT scales, float largest_sca
   }
   PITH_UNROLL for (int r = 0; r < R; ++r) {  // every pair was there twice
     rounded.sums[r] = hn::GetLane(hn::SumOfLanes(d32, MulPairs(d32, sums[r], ones16))) / 2;
+  }
+}
+
+// Weights of R rows of a page, rounded for each block of dimensions. The largest scales of all
+// blocks are looked for first: each search is a chain of its own.
+template <CodecId kId, int R>
+HWY_INLINE void RoundWeights(const F16* HWY_RESTRICT scales, int n_blocks, int n,
+                             const float* HWY_RESTRICT weights, const float* HWY_RESTRICT sums,
+                             RoundedWeights<R>* HWY_RESTRICT rounded, const Ahead& of_scales) {
+  float factors[R], units[R];
+  WeightFactors(kId, weights, n, sums, factors, units);
+  alignas(kPageAlignment) float of_entries[kMaxScales][kStepEntries];
+  for (int b = 0; b < n_blocks; ++b) {
+    Fetch(of_scales + size_t{2} * b * kPageEntries);
+    const float largest = NormaliseScales(scales + b * kPageEntries, n, of_entries[b]);
+    PITH_UNROLL for (int r = 0; r < R; ++r) rounded[b].units[r] = largest * units[r];
+  }
+  for (int b = 0; b < n_blocks; ++b) {
+    if constexpr (kId == CodecId::kQ8) {
+      RoundToWords(of_entries[b], n, weights, factors, rounded[b]);
+    } else {
+      RoundToBytes(of_entries[b], n, weights, factors, rounded[b]);
+    }
   }
 }
 
@@ -216,9 +233,7 @@ HWY_INLINE void AccumulateTileQ8(D d, const int8_t* HWY_RESTRICT values, int n, 
       PITH_UNROLL for (int v = 0; v < kVectors; ++v) {
         const auto both =
             hn::PromoteTo(d16, hn::LoadU(d8, values + (pair * head_dim + v * kWidth) * 2));
-        PITH_UNROLL for (int r = 0; r < R; ++r) {
-          Accumulate(sums[r][v], MulPairs(d32, rows[r], both));
-        }
+        PITH_UNROLL for (int r = 0; r < R; ++r) { AddPairs(d32, sums[r][v], rows[r], both); }
       }
     }
   }
@@ -243,15 +258,11 @@ HWY_NOINLINE void AccumulateQ8(const std::byte* HWY_RESTRICT part, int slot, int
   const auto* codes = reinterpret_cast<const int8_t*>(part) + slot * head_dim;
   const size_t n_codes = CodeBytes(CodecId::kQ8, PagePart::kValues, head_dim);
   const auto* scales = reinterpret_cast<const F16*>(part + n_codes) + slot;
-  float of_weights[R];
-  WeightFactors(CodecId::kQ8, weights, count, page_sums, of_weights);
-  RoundedWeights<R> rounded;
-  alignas(kPageAlignment) float of_entries[kStepEntries];
+  RoundedWeights<R> of_blocks[kMaxScales];
+  RoundWeights<CodecId::kQ8>(scales, ScaleCount(head_dim), count, weights, page_sums, of_blocks,
+                             ahead + n_codes);
   for (int begin = 0; begin < head_dim; begin += kScaleDims) {
-    const int block = begin / kScaleDims;
-    Fetch(ahead + n_codes + size_t{128} * block);
-    const float largest = NormaliseScales(scales + block * kPageEntries, count, of_entries);
-    RoundToWords(of_entries, largest, count, weights, of_weights, rounded);
+    const RoundedWeights<R>& rounded = of_blocks[begin / kScaleDims];
     const int end = std::min(begin + kScaleDims, head_dim);
     const auto ahead_at = [&](int i) { return ahead + size_t{1} * i * count; };
     int i = begin;
@@ -291,23 +302,18 @@ HWY_NOINLINE void AccumulateQ4(const std::byte* HWY_RESTRICT part, int slot, int
   const int n_blocks = ScaleCount(head_dim);
   const size_t n_codes = CodeBytes(CodecId::kQ4, PagePart::kValues, head_dim);
   const auto* scales = reinterpret_cast<const F16*>(part + n_codes) + slot;
-  float of_weights[R];
-  WeightFactors(CodecId::kQ4, weights, count, page_sums, of_weights);
-  RoundedWeights<R> rounded;
-  alignas(kPageAlignment) float of_entries[kStepEntries];
+  RoundedWeights<R> of_blocks[kMaxScales];
+  RoundWeights<CodecId::kQ4>(scales, n_blocks, count, weights, page_sums, of_blocks,
+                             ahead + n_codes);
   const int n_pairs = (count + kEntryStep - 1) / kEntryStep * 8;
   for (int block = 0; block < n_blocks; ++block) {
-    Fetch(ahead + n_codes + size_t{128} * block);
-    const float largest = NormaliseScales(scales + block * kPageEntries, count, of_entries);
-    RoundToBytes(of_entries, largest, count, weights, of_weights, rounded);
+    const RoundedWeights<R>& rounded = of_blocks[block];
     for (int dim = 0; dim < kScaleDims / 2; dim += kDims) {
       const size_t begin = (size_t{1} * block * kPageEntries / 2 + slot / 2) * 32 + dim * 2;
       const auto* codes = reinterpret_cast<const uint8_t*>(part) + begin;
       const Ahead of_block = ahead + begin;
       hn::Vec<decltype(d16)> sums[R][2];
-      PITH_UNROLL for (int r = 0; r < R; ++r) {
-        sums[r][0] = sums[r][1] = hn::Set(d16, static_cast<int16_t>(-kQ4Zero * rounded.sums[r]));
-      }
+      PITH_UNROLL for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = hn::Zero(d16);
       for (int step = 0; step < n_pairs; step += 4) {
         Fetch(of_block + size_t{32} * step);
         PITH_UNROLL for (int i = 0; i < 4; ++i) {
@@ -324,10 +330,12 @@ HWY_NOINLINE void AccumulateQ4(const std::byte* HWY_RESTRICT part, int slot, int
         }
       }
       PITH_UNROLL for (int r = 0; r < R; ++r) {
+        const auto of_zeros = hn::Set(d16, static_cast<int16_t>(kQ4Zero * rounded.sums[r]));
         PITH_UNROLL for (int half = 0; half < 2; ++half) {
           float* HWY_RESTRICT to = out + r * stride + block * kScaleDims + half * 16 + dim;
-          const auto sum0 = hn::PromoteTo(d32, hn::LowerHalf(d_half, sums[r][half]));
-          const auto sum1 = hn::PromoteTo(d32, hn::UpperHalf(d_half, sums[r][half]));
+          const auto sum = hn::Sub(sums[r][half], of_zeros);
+          const auto sum0 = hn::PromoteTo(d32, hn::LowerHalf(d_half, sum));
+          const auto sum1 = hn::PromoteTo(d32, hn::UpperHalf(d_half, sum));
           AddSum(d, sum0, rounded.units[r], factors[r], to);
           AddSum(d, sum1, rounded.units[r], factors[r], to + kEights);
         }

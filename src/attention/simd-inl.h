@@ -36,8 +36,9 @@ using EightTag = hn::CappedTag<float, 8>;  // a head_dim is a multiple of 8, not
 using FourTag = hn::CappedTag<float, 4>;
 inline constexpr int kEights = static_cast<int>(hn::MaxLanes(EightTag()));
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
-inline constexpr bool kManyRegisters =  // 32 rather than 16
-    HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_AVX3;
+inline constexpr bool kHasVnni = HWY_TARGET == HWY_AVX3_DL;  // and VBMI: tables of 128 bytes
+inline constexpr bool kHasAvx512 = HWY_TARGET == HWY_AVX3 || kHasVnni;
+inline constexpr bool kManyRegisters = HWY_TARGET == HWY_NEON || kHasAvx512;  // 32 rather than 16
 
 inline constexpr int kDecodeRows = kManyRegisters ? 6 : 4;
 // Vectors of a tile of R rows, so that accumulators, R broadcasts and a vector of keys or values

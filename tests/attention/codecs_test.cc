@@ -19,12 +19,16 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 constexpr const char* kNames[] = {"f16", "q8", "q4"};
 
+constexpr int kVnniLimit = 256 * 127 + 127;
+bool HasVnni() { return CurrentSimdLevel() == "AVX3_DL"; }
+
 // What an element of a query may be off by after rounding to integers, as quantised_keys-inl.h
 // says; of q4 keys, of the rotated query.
 double QueryStep(const std::string& key_codec, const float* q, int head_dim, int d) {
   float largest = 0;
   for (int i = 0; i < head_dim; ++i) largest = std::max(largest, std::fabs(q[i]));
   if (key_codec == "q4") return largest / 254;
+  if (HasVnni()) return largest / (2.0 * kVnniLimit);
   const double of_pair = std::max(std::fabs(q[d / 2 * 2]), std::fabs(q[d / 2 * 2 + 1]));
   return (of_pair / 64 + largest / (64 * 4095)) / 2;
 }
@@ -44,6 +48,9 @@ void MakeQueriesExact(Problem& p, const std::string& key_codec, uint32_t seed) {
       if (key_codec == "q4") {
         q[d] = code(127) / 64;
         q[d + 1] = d == 4 ? 127.0f / 64 : code(127) / 64;
+      } else if (HasVnni()) {
+        q[d] = std::ldexp(d == 4 ? kVnniLimit : code(kVnniLimit), -15);
+        q[d + 1] = std::ldexp(code(kVnniLimit), -15);
       } else {  // a pair's multiple of 2^-17, the largest of them once
         const float of_pair = d == 4 ? 4095 : static_cast<float>(1 + random() % 4095);
         q[d] = std::ldexp(64 * of_pair, -17);

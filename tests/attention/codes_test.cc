@@ -35,7 +35,8 @@ double EntryError(const Problem& p, const RowFormat& keys, const float* q) {
   const int head_dim = p.shape.head_dim;
   const int width = head_dim / keys.n_subspaces;
   const int n_centroids = PqCentroids(keys.id);
-  const int n_summed = keys.id == CodecId::kPq8 ? keys.n_subspaces : 4;
+  const bool words = keys.id == CodecId::kPq8 && CurrentSimdLevel() != "AVX3_DL";
+  const int n_summed = words ? keys.n_subspaces : keys.id == CodecId::kPq8 ? 1 : 4;
   double largest = 0;
   double sum = 0;
   for (int m = 0; m < keys.n_subspaces; ++m) {
@@ -54,7 +55,7 @@ double EntryError(const Problem& p, const RowFormat& keys, const float* q) {
     sum = (m % n_summed == 0 ? 0 : sum) + most - least;
     largest = std::max(largest, sum);
   }
-  const double steps = keys.id == CodecId::kPq8 ? 65535 - keys.n_subspaces : 253;
+  const int steps = words ? 65535 - keys.n_subspaces : keys.id == CodecId::kPq8 ? 255 : 253;
   return largest / steps * p.shape.scale / 2;
 }
 
