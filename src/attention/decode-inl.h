@@ -11,7 +11,6 @@
 
 #include "attention/codes-inl.h"
 #include "attention/prefetch-inl.h"
-#include "attention/prefill-inl.h"
 #include "attention/quantised_keys-inl.h"
 #include "attention/quantised_values-inl.h"
 #include "attention/simd-inl.h"
@@ -215,6 +214,25 @@ HWY_INLINE bool CanSkip(const Segment& s, int row, int count, const float* HWY_R
   return can;
 }
 
+#if HWY_TARGET != HWY_SCALAR
+// out[r] = factor[r] * out[r] + sum of weight * value over `count` entries of a page from `slot`
+// on, a multiple of kEntryStep, whose values are q8 or q4. weights [R][kStepEntries], sums [R] of
+// them, out [R][PaddedDim(head_dim)], as the values lie.
+template <int R>
+HWY_INLINE void AccumulateIntegers(const Segment& s, const std::byte* HWY_RESTRICT page, int slot,
+                                   int count, const float* HWY_RESTRICT weights,
+                                   const float* HWY_RESTRICT sums,
+                                   const float* HWY_RESTRICT factors, float* HWY_RESTRICT out,
+                                   const Ahead& ahead) {
+  const std::byte* values = page + s.key_bytes;
+  if (s.values.id == CodecId::kQ8) {
+    AccumulateQ8<R>(values, slot, count, s.head_dim, weights, sums, factors, out, ahead);
+  } else {
+    AccumulateQ4<R>(values, slot, count, s.head_dim, weights, sums, factors, out, ahead);
+  }
+}
+#endif
+
 // What is fetched while the first n_read bytes of the page of `step` are computed with.
 HWY_INLINE Ahead AheadOf(const Segment& s, int64_t step, size_t n_read) {
   const auto page_after = [&](int64_t n) {
@@ -240,19 +258,15 @@ HWY_INLINE void DecodeStep(const Segment& s, int row, int64_t step, int count,
   }
   if (CanSkip<R>(s, row, count, step_sums, factors)) return;
   float* out = s.state.vectors + size_t{1} * row * PaddedDim(s.head_dim);
-  const std::byte* values = page + s.key_bytes;
   const Ahead of_values = ahead + s.key_bytes;
   if (s.values.id == CodecId::kF16) {
-    AccumulateValues<R>(reinterpret_cast<const F16*>(values) + size_t{1} * slot * s.head_dim, count,
-                        s.head_dim, scores, factors, out, of_values);
+    const auto* values = reinterpret_cast<const F16*>(page + s.key_bytes);
+    AccumulateValues<R>(values + size_t{1} * slot * s.head_dim, count, s.head_dim, scores, factors,
+                        out, of_values);
     return;
   }
 #if HWY_TARGET != HWY_SCALAR
-  if (s.values.id == CodecId::kQ8) {
-    AccumulateQ8<R>(values, slot, count, s.head_dim, scores, step_sums, factors, out, of_values);
-  } else {
-    AccumulateQ4<R>(values, slot, count, s.head_dim, scores, step_sums, factors, out, of_values);
-  }
+  AccumulateIntegers<R>(s, page, slot, count, scores, step_sums, factors, out, of_values);
 #endif
 }
 
@@ -306,11 +320,14 @@ HWY_INLINE void ForEachStep(const Segment& s, const Fn& fn) {
   }
 }
 
-void Decode(const Segment& s) {
-  // One lane cannot hold a pair of integers.
+// Whether Decode can take the segment: one lane cannot hold a pair of integers.
+HWY_INLINE bool CanDecode(const Segment& s) {
   const bool f16 = s.keys.id == CodecId::kF16 && s.values.id == CodecId::kF16;
+  return (f16 || HWY_TARGET != HWY_SCALAR) && RowTiles(s).fit(s);
+}
+
+void Decode(const Segment& s) {
   const RowTiles tiles(s);
-  if ((!f16 && HWY_TARGET == HWY_SCALAR) || !tiles.fit(s)) return Prefill(s);
   float* scores = tiles.after(s);
   float* factors = scores + kDecodeRows * kStepEntries;
   ClearRows(s);

@@ -29,14 +29,24 @@ void Exp2Array(const float* x, size_t n, float* y) {
   for (size_t i = 0; i < n; i += kLanes) hn::StoreU(Exp2(d, hn::LoadU(d, x + i)), d, y + i);
 }
 
+void Few(const Segment& s) { CanDecode(s) ? Decode(s) : Prefill(s); }
+
+// Products of integers take less time than converting and multiplying floats, however many rows
+// there are. Tables of 256 products take too long to make for every row.
+void Many(const Segment& s) {
+  const bool integers =
+      s.keys.id != CodecId::kF16 && s.keys.id != CodecId::kPq8 && s.values.id != CodecId::kF16;
+  integers&& CanDecode(s) ? Decode(s) : Prefill(s);
+}
+
 const Kernels* LevelKernels() {
   // Where the instruction set converts f16, doing so again for every tile of rows costs less than
   // storing the result; where it does not, a conversion takes a dozen instructions.
   static const Kernels kernels = {
       .level = hwy::TargetName(HWY_TARGET),
-      .decode = Decode,
+      .decode = Few,
       .score = HWY_TARGET == HWY_SCALAR ? nullptr : Score,
-      .prefill = Prefill,
+      .prefill = Many,
       .judge = Judge,
       .decode_max_rows = kHasF16 ? 128 : 4,
       .exp2 = Exp2Array,

@@ -81,7 +81,8 @@ struct Kernels {
   // rows [n_rows][kStepEntries]. At most decode_max_rows rows whose tables fit kTableFloats; null
   // where one lane cannot hold a pair of integers.
   void (*score)(const Segment& segment, float* scores);
-  // Converts each page to f32 once and runs a blocked matrix product; best for many rows.
+  // Many rows: converts each page to f32 once and runs blocked matrix products, or multiplies what
+  // is stored as integers as decode does, where that takes less time.
   void (*prefill)(const Segment& segment);
   // Over all queries, the largest log2 probability less log2_divisor of each judged entry. A query
   // whose normaliser or divisor is not finite, as of NaN anywhere, gives no entry anything.

@@ -1,6 +1,7 @@
 // Attention of many queries, bound by arithmetic: FlashAttention's loop (arXiv 2205.14135,
 // algorithm 1) with a page of keys and values converted to f32 once and two register-blocked matrix
-// products. Included once per SIMD level.
+// products, or with values left the integers they are, which decode knows to sum. Included once per
+// SIMD level.
 #if defined(PITH_ATTENTION_PREFILL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PITH_ATTENTION_PREFILL_INL_H_
 #undef PITH_ATTENTION_PREFILL_INL_H_
@@ -9,6 +10,7 @@
 #endif
 
 #include "attention/codes-inl.h"
+#include "attention/decode-inl.h"
 #include "attention/quantised_keys-inl.h"
 #include "attention/quantised_values-inl.h"
 #include "attention/simd-inl.h"
@@ -73,9 +75,15 @@ HWY_INLINE void ConvertValues(const F16* HWY_RESTRICT values, int n, int head_di
   }
 }
 
-// The keys and values of `count` entries from slot `slot` on, to panels.
-HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, int count,
-                            float* HWY_RESTRICT keys, float* HWY_RESTRICT values) {
+// Whether values are summed as integers. Without VNNI products of q8 values take as long as floats.
+HWY_INLINE bool HasIntegerValues(const Segment& s) {
+  const CodecId id = s.values.id;
+  return HWY_TARGET != HWY_SCALAR && (id == CodecId::kQ4 || (id == CodecId::kQ8 && kHasVnni));
+}
+
+// The keys of `count` entries from slot `slot` on, to panels.
+HWY_INLINE void ConvertPageKeys(const Segment& s, const std::byte* page, int slot, int count,
+                                float* HWY_RESTRICT keys) {
   const size_t first = size_t{1} * slot * s.head_dim;
   if (s.keys.id == CodecId::kF16) {
     ConvertKeys(reinterpret_cast<const F16*>(page) + first, count, s.head_dim, keys);
@@ -87,12 +95,16 @@ HWY_INLINE void ConvertPage(const Segment& s, const std::byte* page, int slot, i
     const size_t begin = slot / kBlockEntries * KeyBlockBytes(s.keys.id, dims);
     ConvertQuantisedKeys(s.keys, page + begin, count, dims, kPanel, keys);
   }
+}
+
+HWY_INLINE void ConvertPageValues(const Segment& s, const std::byte* page, int slot, int count,
+                                  float* HWY_RESTRICT values) {
+  const std::byte* part = page + s.key_bytes;
   if (s.values.id == CodecId::kF16) {
-    ConvertValues(reinterpret_cast<const F16*>(page + s.key_bytes) + first, count, s.head_dim,
-                  values);
+    const F16* from = reinterpret_cast<const F16*>(part) + size_t{1} * slot * s.head_dim;
+    ConvertValues(from, count, s.head_dim, values);
   } else {
-    ConvertQuantisedValues(s.values.id, page + s.key_bytes, slot, count, s.head_dim, kPanel,
-                           values);
+    ConvertQuantisedValues(s.values.id, part, slot, count, s.head_dim, kPanel, values);
   }
 }
 
@@ -106,14 +118,14 @@ void Prefill(const Segment& s) {
   float* q = values + size_t{kStepEntries} * stride;
   float* scores = q + size_t{1} * PaddedRows(n_rows) * s.head_dim;
   float* factors = scores + size_t{1} * PaddedRows(n_rows) * kStepEntries;
+  float* sums = factors + PaddedRows(n_rows);
   PackQueries<kTileRows>(s.q, s.q_stride, s.n_tokens, s.group, s.head_dim, s.scale, s.keys, q);
   ClearRows(s);
 
-  for (int64_t step = s.begin; step < s.end;) {
-    const int64_t next = std::min((step / kPageEntries + 1) * kPageEntries, s.end);
-    const int count = static_cast<int>(next - step);
+  ForEachStep(s, [&](int64_t step, int count) HWY_ATTR {
     const std::byte* page = s.pages[step / kPageEntries];
-    ConvertPage(s, page, static_cast<int>(step % kPageEntries), count, keys, values);
+    const auto slot = static_cast<int>(step % kPageEntries);
+    ConvertPageKeys(s, page, slot, count, keys);
 
     // Later rows see more: the tiles that see an entry at all are the last ones.
     const auto visible = [&](int tile) {
@@ -134,11 +146,25 @@ void Prefill(const Segment& s) {
 
     for (int row = first_tile * kTileRows; row < n_tiles * kTileRows; ++row) {
       const int n_visible = row < n_rows ? VisibleInStep(s, row, step, count) : 0;
-      float step_sum = 0;
       factors[row] = SoftmaxRow(scores + size_t{1} * row * kStepEntries, n_visible,
-                                s.state.max[row], s.state.sum[row], step_sum);
+                                s.state.max[row], s.state.sum[row], sums[row]);
     }
 
+#if HWY_TARGET != HWY_SCALAR
+    if (HasIntegerValues(s)) {
+      const std::byte* part = page + s.key_bytes;  // nothing is fetched that is not there
+      for (int row = first_tile * kTileRows; row < n_rows; row += kDecodeRows) {
+        ForHeight<kDecodeRows>(std::min(kDecodeRows, n_rows - row), [&](auto height) HWY_ATTR {
+          if (CanSkip<height>(s, row, count, sums + row, factors + row)) return;
+          AccumulateIntegers<height>(s, page, slot, count, scores + size_t{1} * row * kStepEntries,
+                                     sums + row, factors + row,
+                                     s.state.vectors + size_t{1} * row * stride, {part, part});
+        });
+      }
+      return;
+    }
+#endif
+    ConvertPageValues(s, page, slot, count, values);
     for (int i = 0; i < s.head_dim; i += kPanel) {
       const float* HWY_RESTRICT panel = values + size_t{1} * i * kStepEntries;
       for (int tile = first_tile; tile < n_tiles; ++tile) {
@@ -153,8 +179,7 @@ void Prefill(const Segment& s) {
         }
       }
     }
-    step = next;
-  }
+  });
   FinishRows(s);
 }
 

@@ -94,7 +94,7 @@ class Cache {
     std::span<const float> worth;        // [n]
     std::array<AdoptedTier, kMaxTiers> tiers = {};
   };
-  void Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner);
+  void Adopt(std::span<const AdoptedHead> heads, const std::shared_ptr<const void>& owner);
   // Page `index` of a tier of a head as it lies in memory. [page_bytes(tier)]
   std::span<const std::byte> Page(int layer, int kv_head, int64_t index, int tier = 0) const;
   // The same, with zeros in the slots that hold no entry. page: [page_bytes(tier)]

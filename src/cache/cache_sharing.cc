@@ -55,7 +55,7 @@ Cache Cache::Fork(std::vector<TierCodecs> tiers) {
   return fork;
 }
 
-void Cache::Adopt(std::span<const AdoptedHead> heads, std::shared_ptr<const void> owner) {
+void Cache::Adopt(std::span<const AdoptedHead> heads, const std::shared_ptr<const void>& owner) {
   Cache adopted(shape_, codecs(), limit_bytes_);
   for (int t = 0; t < n_tiers(); ++t) {
     const bool any = std::ranges::any_of(

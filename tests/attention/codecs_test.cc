@@ -20,7 +20,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr const char* kNames[] = {"f16", "q8", "q4"};
 
 constexpr int kVnniLimit = 256 * 127 + 127;
-bool HasVnni() { return CurrentSimdLevel() == "AVX3_DL"; }
 
 // What an element of a query may be off by after rounding to integers, as quantised_keys-inl.h
 // says; of q4 keys, of the rotated query.
@@ -131,10 +130,10 @@ TEST_P(Codecs, EveryPairMatchesReference) {
           Problem p = MakeProblem(head_dim, group, n_tokens < 5 ? most : some, n_tokens,
                                   index % 2 == 0, index, 1.0f, codecs);
           if (exact) MakeQueriesExact(p, keys, index);
-          const bool rounds = n_tokens * group <= CurrentKernels().decode_max_rows;
-          const double error =
-              WorstCodedError(p, codecs, rounds && !exact, rounds ? WeightTolerance(values) : 0,
-                              Attend(p, 1 + index % 3), Reference(p));
+          const Rounding rounding(codecs, n_tokens * group);
+          const double error = WorstCodedError(p, codecs, rounding.queries && !exact,
+                                               rounding.weights ? WeightTolerance(values) : 0,
+                                               Attend(p, 1 + index % 3), Reference(p));
           worst = std::max(worst, error);
           EXPECT_LE(error, 1.0) << keys << " " << values << " head_dim " << head_dim << " group "
                                 << group << " n_tokens " << n_tokens << " exact " << exact;
@@ -276,7 +275,7 @@ TEST_P(Codecs, FramedKeysMatchReferenceBesideExactOnes) {
         plan.Prepare(n_tokens);
         plan.Run(p.q.data(), views, got.data(), 0, 1);
         ReferenceAttention(p.shape, p.q.data(), n_tokens, views, want.data());
-        const bool rounds = n_tokens * group <= CurrentKernels().decode_max_rows;
+        const bool rounds = Rounding({name, "f16"}, n_tokens * group).queries;
         double worst = 0, size = 0;
         for (size_t i = 0; i < got.size(); ++i) {
           const float* q = &p.q[i / head_dim * head_dim];

@@ -35,7 +35,7 @@ double EntryError(const Problem& p, const RowFormat& keys, const float* q) {
   const int head_dim = p.shape.head_dim;
   const int width = head_dim / keys.n_subspaces;
   const int n_centroids = PqCentroids(keys.id);
-  const bool words = keys.id == CodecId::kPq8 && CurrentSimdLevel() != "AVX3_DL";
+  const bool words = keys.id == CodecId::kPq8 && !HasVnni();
   const int n_summed = words ? keys.n_subspaces : keys.id == CodecId::kPq8 ? 1 : 4;
   double largest = 0;
   double sum = 0;
@@ -120,9 +120,8 @@ TEST_P(Codes, EveryShapeMatchesReference) {
                                        MakeCodebook(c.name, c.head_dim, index)})};
         const Problem p =
             MakeProblem(c.head_dim, group, counts, n_tokens, index % 2 == 0, index, 1.0f, codecs);
-        const double error =
-            WorstCodesError(p, codecs, n_tokens * group <= CurrentKernels().decode_max_rows,
-                            Attend(p, 1 + index % 3), Reference(p));
+        const double error = WorstCodesError(p, codecs, Rounding(codecs, n_tokens * group).queries,
+                                             Attend(p, 1 + index % 3), Reference(p));
         worst = std::max(worst, error);
         EXPECT_LE(error, 1.0) << c.name << " " << values << " head_dim " << c.head_dim << " group "
                               << group << " n_tokens " << n_tokens;
@@ -177,7 +176,7 @@ TEST_P(Codes, CoefficientsMatchReference) {
           MakeProblem(c.head_dim, 2, {97, 0, 64}, n_tokens, n_tokens > 1, 5, 1.0f, codecs);
       const std::vector<float> got = Attend(p, 2);
       const std::vector<double> want = Reference(p);
-      const bool rounds = n_tokens * 2 <= CurrentKernels().decode_max_rows;
+      const bool rounds = Rounding(codecs, n_tokens * 2).queries;
       double worst = 0;
       for (size_t i = 0; i < got.size(); ++i) {
         ASSERT_EQ(std::isnan(got[i]), std::isnan(want[i]));

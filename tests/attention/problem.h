@@ -41,6 +41,23 @@ struct CodecNames {
   std::shared_ptr<const Codec> codes = nullptr;  // of keys that have codebooks or frames
 };
 
+// Whether kernels of the current level sum products of bytes four at a time.
+inline bool HasVnni() { return CurrentSimdLevel() == "AVX3_DL"; }
+
+// Whether queries, and weights of integer values, are rounded to integers for `n_rows` rows.
+struct Rounding {
+  bool queries;
+  bool weights;
+
+  Rounding(const CodecNames& codecs, int n_rows) {
+    const bool few = n_rows <= CurrentKernels().decode_max_rows;
+    const bool integers =
+        codecs.keys.rfind("pq8", 0) != 0 && codecs.keys != "f16" && codecs.values != "f16";
+    queries = few || integers;
+    weights = queries || codecs.values == "q4" || HasVnni();
+  }
+};
+
 // One KV head's entries in pages that are aligned, scattered and full of NaN where nobody wrote.
 class TestHead {
  public:
