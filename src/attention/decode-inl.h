@@ -233,13 +233,17 @@ HWY_INLINE void AccumulateIntegers(const Segment& s, const std::byte* HWY_RESTRI
 }
 #endif
 
+// What is read while memory answers: the less of a page is read, the more pages ahead.
+inline constexpr size_t kAheadBytes = 8192;
+
 // What is fetched while the first n_read bytes of the page of `step` are computed with.
 HWY_INLINE Ahead AheadOf(const Segment& s, int64_t step, size_t n_read) {
   const auto page_after = [&](int64_t n) {
     return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
   };
   const size_t half = n_read / 2 / kPageAlignment * kPageAlignment;
-  return {page_after(1) + half, page_after(2)};
+  const auto n = static_cast<int64_t>(std::clamp<size_t>(kAheadBytes / n_read, 1, 8));
+  return {page_after(n) + half, page_after(n + 1)};
 }
 
 // R rows from `row` on against `count` entries from `step` on.
