@@ -236,13 +236,17 @@ HWY_INLINE void AccumulateIntegers(const Segment& s, const std::byte* HWY_RESTRI
 // What is read while memory answers: the less of a page is read, the more pages ahead.
 inline constexpr size_t kAheadBytes = 8192;
 
-// What is fetched while the first n_read bytes of the page of `step` are computed with.
+// What is fetched while the first n_read bytes of the page of `step` are computed with. Addresses
+// of a later page are translated beforehand, all at once: a fetch waits for its own. Measured on
+// Zen 4, this takes a tenth off q8 and q4 with one thread.
 HWY_INLINE Ahead AheadOf(const Segment& s, int64_t step, size_t n_read) {
   const auto page_after = [&](int64_t n) {
     return s.pages[std::min(step + n * kPageEntries, s.end - 1) / kPageEntries];
   };
   const size_t half = n_read / 2 / kPageAlignment * kPageAlignment;
   const auto n = static_cast<int64_t>(std::clamp<size_t>(kAheadBytes / n_read, 1, 8));
+  const std::byte* later = page_after(n + 3);
+  for (size_t at = 0; at < n_read; at += 4096) __builtin_prefetch(later + at, 0, 2);
   return {page_after(n) + half, page_after(n + 1)};
 }
 
