@@ -4,7 +4,7 @@
 
     bench/frontier.py RECORDS.json... [--out frontier.svg]
 
-One line per scorer and pair of codecs, one point per share kept; bytes are all that the cache holds
+A color per pair of codecs, a line per scorer, one point per share kept; bytes are all that the cache holds
 (window, positions, worths and page lists too), codebooks left out."""
 
 import argparse
@@ -12,9 +12,10 @@ import json
 
 import plots
 
-COLORS = {"none": "#777777", "kvzap": "#1c6fb5", "qfilter+": "#b5541c", "qfilter": "#3f8f3f"}
-STYLES = {"f16/f16": (":", "o"), "q8/q4": ("--", "s"), "q4/q4": ("-", "^"),
-          "pq8x16/q4": ("-.", "D"), "pq4x32/q4": ((0, (1, 3)), "v")}
+# Of pairs of codecs, in the order of their bytes.
+COLORS = ("#111111", "#1c6fb5", "#3f8f3f", "#b5541c", "#8844aa", "#c2a300", "#17a2a2", "#d64f8b",
+          "#7a5230", "#7f7f7f", "#9acd32", "#ff7f50")
+STYLES = {"none": ("", "*"), "kvzap": ("-", "o"), "qfilter+": ("--", "s"), "qfilter": (":", "^")}
 MEASURES = {"divergence": ("divergence_interval", "KL divergence, nats"),
             "accuracy": ("interval", "needles found")}
 TICKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
@@ -48,13 +49,35 @@ def tell(measure, lines):
     print()
 
 
-def draw(axis, measure, lines):
+def style_of(scorer):
+    line, marker = STYLES.get(scorer, ("-.", "x"))
+    return {"linestyle": line, "marker": marker, "markersize": 8 if marker == "*" else 4}
+
+
+def palette(points):
+    """{codecs: color}, the most bytes first."""
+    largest = {}
+    for lines in points.values():
+        for (_, codecs), line in lines.items():
+            largest[codecs] = max(largest.get(codecs, 0), *line)
+    order = sorted(largest, key=largest.get, reverse=True)
+    return {codecs: COLORS[i % len(COLORS)] for i, codecs in enumerate(order)}
+
+
+def legend(axis, colors, scorers):
+    for codecs, color in colors.items():
+        axis.plot([], [], color=color, linewidth=3, label=codecs)
+    for scorer in scorers:
+        axis.plot([], [], color="#555555", **style_of(scorer),
+                  label="all entries" if scorer == "none" else scorer)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def draw(axis, measure, lines, colors):
     title = MEASURES[measure][1]
     for (scorer, codecs), line in lines.items():
-        style, marker = STYLES.get(codecs, ("-", "x"))
         axis.plot(*zip(*sorted((mib, record[measure]) for mib, record in line.items())),
-                  color=COLORS.get(scorer, "#8844aa"), linestyle=style, marker=marker, markersize=4,
-                  label=f"{'all entries' if scorer == 'none' else scorer}, {codecs}")
+                  color=colors[codecs], linewidth=1.2, **style_of(scorer))
     axis.set_xscale("log")
     if measure == "divergence":
         axis.set_yscale("log")
@@ -79,9 +102,10 @@ def main():
         return
     figure, axes = drawn
     axes = [axes] if len(points) == 1 else list(axes)
+    colors = palette(points)
     for axis, (measure, lines) in zip(axes, points.items()):
-        draw(axis, measure, lines)
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        draw(axis, measure, lines, colors)
+    legend(axes[-1], colors, sorted({scorer for lines in points.values() for scorer, _ in lines}))
     figure.savefig(flags.out, format="svg", metadata={"Date": None})
 
 
