@@ -4,8 +4,8 @@
 
     bench/frontier.py RECORDS.json... [--out frontier.svg]
 
-A color per pair of codecs, a line per scorer, one point per share kept; bytes are all that the cache holds
-(window, positions, worths and page lists too), codebooks left out."""
+A color per pair of codecs, a line per scorer, one point per share kept; bytes are all that the
+cache holds (window, positions, worths and page lists too), codebooks left out."""
 
 import argparse
 import json
